@@ -1,0 +1,62 @@
+# Latent Scattering. `make help` lists what there is.
+PYTHON ?= python3
+RUN ?= digits
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SITE := build/_build/html
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export JUPYTER_PLATFORM_DIRS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help book run test site check bench lint lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+book: run site  ## execute the run `digits` and render the site
+
+run: $(READY)  ## execute all chapters of a run: make run RUN=mnist
+	@snakemake --cores all --quiet all --config run=$(RUN)
+
+site: $(READY)  ## render the site from the records
+	@python -m latent_scattering.record refresh
+	@python -m latent_scattering.pages
+	@jupyter-book build . -q -W --keep-going --path-output build
+	@echo "The book: $(CURDIR)/$(SITE)/index.html"
+	@echo "To open it: python3 -m webbrowser file://$(CURDIR)/$(SITE)/index.html"
+
+test: $(READY) lint  ## lint, types, unit tests, nbval of the run `digits`, the site
+	pytest --jaxtyping-packages=latent_scattering,beartype.beartype
+	python -m latent_scattering.record check --run digits
+	TQDM_DISABLE=1 LATENT_SCATTERING_VERIFY=1 pytest --nbval book/digits --nbval-cell-timeout=600
+	$(MAKE) --no-print-directory site
+	SITE=$(SITE) pytest tests/test_site.py
+
+lint: $(READY)
+	ruff check
+	ruff format --check
+	mypy
+
+check: $(READY)  ## fail if a record no longer matches its source
+	@python -m latent_scattering.record check
+
+bench: $(READY)  ## compare with peers, side by side
+	python -m benchmarks.scattering
+
+lock:  ## resolve requirements.lock anew from pyproject.toml
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/pip install -q 'torch==2.13.0' '.[book,test]'
+	(sed -n '/^#/p' requirements.lock; build/lock/bin/pip freeze \
+	  --exclude latent-scattering | sed 's/+cpu$$//') > build/requirements.lock
+	mv build/requirements.lock requirements.lock
+
+clean:  ## delete what was made, but not .venv nor downloaded data
+	rm -rf build cache .snakemake
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=…")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,195 @@
+"""Artefacts on disk: what is expensive is made once and kept.
+
+An artefact is a folder ``<root>/<stage>/<key>`` with ``tensors.safetensors`` and
+``manifest.json``. Its key is a digest of the stage, the parameters, the keys of what
+it was made from, and the source code that makes it; so a changed line re-makes
+exactly what depends on it.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from latent_scattering import digest, paths
+from latent_scattering.errors import ArtefactError
+
+TENSORS, MANIFEST = "tensors.safetensors", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What a stage has made: named tensors, and a JSON-able record beside them."""
+
+    key: str
+    tensors: dict[str, Tensor]
+    record: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    """How long the making took, in seconds, whenever that was."""
+
+
+# A maker gets a folder that survives an interruption (for its checkpoints).
+Maker = Callable[[Path], tuple[Mapping[str, Tensor], Mapping[str, Any]]]
+
+
+class Store:
+    """A folder of artefacts (`paths.cache()` by default)."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or paths.cache()
+
+    def get(
+        self,
+        stage: str,
+        parameters: Mapping[str, Any],
+        make: Maker,
+        *,
+        inputs: Sequence[str] = (),
+    ) -> Artefact:
+        """Return an artefact, made now if it is not on disk or is damaged there.
+
+        Parameters
+        ----------
+        stage
+            A short name, for example ``"whitening"``.
+        parameters
+            JSON-able values; everything that `make` depends on.
+        make
+            Called with a work folder, returns ``(tensors, record)``. The folder is
+            kept when `make` is interrupted, for its checkpoints. The module in which
+            `make` is defined, and what that imports, is part of the key.
+        inputs
+            Keys or digests of what it is made from.
+
+        Raises
+        ------
+        ArtefactError
+            If it cannot be written (a full or read-only disk).
+        """
+        key = digest.of_json(
+            {
+                "stage": stage,
+                "parameters": dict(parameters),
+                "inputs": list(inputs),
+                "code": digest.of_package([make.__module__]),
+            }
+        )[:32]
+        folder = self.root / stage / key
+        with _writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.with_suffix(".lock")):
+                artefact = _read(folder, key)
+                if artefact is None:
+                    work = folder.with_suffix(".work")
+                    work.mkdir(exist_ok=True)
+                    start = time.perf_counter()
+                    tensors, record = make(work)
+                    seconds = time.perf_counter() - start
+                    manifest = {
+                        "stage": stage,
+                        "parameters": dict(parameters),
+                        "inputs": list(inputs),
+                        "record": dict(record),
+                        "seconds": seconds,
+                    }
+                    write(folder, tensors, manifest)
+                    shutil.rmtree(work)
+                    artefact = _read(folder, key)
+        if artefact is None:
+            raise ArtefactError(f"{folder}: cannot be read back after it was written")
+        return artefact
+
+
+def write(
+    folder: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]
+) -> None:
+    """Write tensors and their manifest as a whole: all of it, or nothing."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+    try:
+        file = temporary / TENSORS
+        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, file)
+        text = json.dumps({**manifest, "sha256": _sha256(file)}, indent=1)
+        (temporary / MANIFEST).write_text(text, encoding="utf-8")
+        replaced = temporary.with_name(temporary.name + "-old")
+        if folder.exists():
+            folder.rename(replaced)
+        temporary.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return ``(tensors, manifest)``, or None where there is nothing whole to read."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["sha256"] != _sha256(folder / TENSORS):
+            raise ValueError("its checksum differs")
+        return load_file(folder / TENSORS), manifest
+    except FileNotFoundError:
+        return None
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        OSError,
+        safetensors.SafetensorError,
+    ) as error:
+        print(f"{folder}: damaged ({error}); it is made again", file=sys.stderr)
+        return None
+
+
+def state(module: torch.nn.Module) -> dict[str, Tensor]:
+    """Return a module's parameters and buffers, by name, on the CPU."""
+    return {name: t.detach().cpu() for name, t in module.state_dict().items()}
+
+
+def _read(folder: Path, key: str) -> Artefact | None:
+    whole = read(folder)
+    if whole is None:
+        return None
+    tensors, manifest = whole
+    return Artefact(key, tensors, manifest["record"], manifest["seconds"])
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class _writing:
+    """Turn the operating system's refusals into one line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: object, error: BaseException | None, trace: object
+    ) -> None:
+        full = isinstance(error, safetensors.SafetensorError) and "os error 28" in str(
+            error
+        )
+        refusals = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
+        if full or (isinstance(error, OSError) and error.errno in refusals):
+            what = "No space left on device" if full else os.strerror(error.errno)  # type: ignore[union-attr]
+            raise ArtefactError(
+                f"{self.folder}: {what}; free some space or set "
+                "LATENT_SCATTERING_CACHE to another folder"
+            ) from error
