@@ -57,10 +57,11 @@ def test_imports_resolve_submodules_and_attributes():
 
 
 def test_closure_follows_imports_and_nothing_else():
-    reached = digest.closure(["latent_scattering.store"])
-    assert "latent_scattering.digest" in reached
-    assert "latent_scattering.paths" in reached  # by way of digest
-    assert "latent_scattering.figures" not in reached
+    reached = digest.closure(["latent_scattering.embedding"])
+    assert "latent_scattering.scattering" in reached
+    assert "latent_scattering.wavelets" in reached  # by way of scattering
+    assert "latent_scattering.generator" not in reached
+    assert "latent_scattering.store" not in reached  # it only keeps
 
 
 def test_embedding_and_inversion_do_not_depend_on_the_reading_of_data():
@@ -70,14 +71,14 @@ def test_embedding_and_inversion_do_not_depend_on_the_reading_of_data():
 
 
 def test_package_digest_changes_with_an_indirect_import(monkeypatch):
-    before = digest.of_package(["latent_scattering.store"])
+    before = digest.of_package(["latent_scattering.embedding"])
     source = digest._source
     monkeypatch.setattr(
         digest,
         "_source",
-        lambda name: source(name) + ("\nX = 1\n" if name.endswith(".paths") else ""),
+        lambda name: source(name) + ("\nX = 1\n" if name.endswith(".wavelets") else ""),
     )
-    assert digest.of_package(["latent_scattering.store"]) != before
+    assert digest.of_package(["latent_scattering.embedding"]) != before
 
 
 def test_lock_digest_counts_the_pins_that_are_imported(monkeypatch):

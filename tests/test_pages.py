@@ -141,7 +141,9 @@ def test_chapters_come_in_the_order_of_the_contents(root):
 
 def test_a_chapter_without_claims_says_so(root):
     record(root, "mnist", "inversion")
-    assert "It tests no claim" in pages.results_page(pages.read(root))
+    page = pages.results_page(pages.read(root))
+    assert "It tests no claim" in page
+    assert rows(page)[1] == ["MNIST", "0", "0", "0", "0", "0"]
 
 
 def test_numbers_run_by_run(root):
@@ -269,3 +271,20 @@ def test_the_command_ends_in_one_line(monkeypatch):
     with pytest.raises(SystemExit, match=r"^PageError: x\.json is not") as caught:
         pages.main()
     assert caught.value.__suppress_context__
+
+
+def test_the_readme_shows_the_results(root):
+    readme = f"Before.\n{pages.GLANCE[0]}\nold\n{pages.GLANCE[1]}\nAfter.\n"
+    (root / "README.md").write_text(readme)
+    pages.write(root, freshness=lambda run, chapter: [])
+    text = (root / "README.md").read_text()
+    assert text.startswith("Before.") and text.endswith("After.\n")
+    assert "old" not in text
+    assert pages.glance(pages.read(root)) in text
+    with pytest.raises(pages.PageError, match="marks"):
+        pages.with_glance("nothing", pages.read(root))
+
+
+def test_the_readme_of_this_book_is_in_step_with_its_records():
+    text = (pages.ROOT / "README.md").read_text()
+    assert pages.with_glance(text, pages.read()) == text, "run: make site"

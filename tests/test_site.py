@@ -189,6 +189,7 @@ def test_a_page_on_a_phone_without_a_network(site, browser, name):
 
     assert count(".math > mjx-container") == count(".math")
     assert count("mjx-merror") == 0
+    assert count("mjx-container [style*='color: red']") == 0  # unknown commands
     width = browser.execute_script("return document.documentElement.scrollWidth")
     assert width <= 375
 

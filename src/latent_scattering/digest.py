@@ -20,6 +20,8 @@ from packaging.utils import canonicalize_name
 from latent_scattering import paths
 
 PACKAGE = __name__.partition(".")[0]
+# Keeps what others compute, and computes nothing: a change of it changes no result.
+KEEPER = f"{PACKAGE}.store"
 
 
 def of_json(value: object) -> str:
@@ -39,15 +41,18 @@ def of_package(modules: Iterable[str]) -> str:
 
 
 def closure(modules: Iterable[str]) -> list[str]:
-    """Return the names of package modules reached by imports from ``modules``."""
-    reached: set[str] = set()
+    """Return the package modules that imports from ``modules`` reach.
+
+    The search does not go through the store, which only keeps what others compute.
+    """
+    reached = {KEEPER}
     queue = list(modules)
     while queue:
         name = queue.pop()
         if name not in reached:
             reached.add(name)
             queue += [m for m in imports(_source(name)) if _in_package(m)]
-    return sorted(reached)
+    return sorted(reached - {KEEPER})
 
 
 def imports(source: str) -> set[str]:
@@ -121,6 +126,8 @@ def _in_package(name: str) -> bool:
 
 def _file(name: str) -> Path | None:
     # By path, not by import: a digest must not execute what it reads.
+    if not _in_package(name):
+        return None
     base = Path(__file__).parent.joinpath(*name.split(".")[1:])
     for candidate in (base.with_suffix(".py"), base / "__init__.py"):
         if candidate.is_file():

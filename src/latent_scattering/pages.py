@@ -1,9 +1,9 @@
 """Write the pages of the book that are made from the results of its chapters.
 
 ``python -m latent_scattering.pages`` writes ``results.md``, ``status.md`` and
-``summary.md`` (which the index includes) to ``book/generated``. What the pages show is
-read from ``book/<run>/results/<chapter>.json`` alone; which records there are, and
-their order, is what ``_toc.yml`` lists.
+``summary.md`` (which the index includes) to ``book/generated``, and the results at a
+glance into ``README.md``. They show what ``book/<run>/results/<chapter>.json`` holds;
+which records there are, and their order, is what ``_toc.yml`` lists.
 """
 
 from collections import Counter
@@ -24,6 +24,8 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 Freshness = Callable[[str, str], list[str]]
 """(run, chapter) -> why the record is stale; empty: it is fresh."""
+
+GLANCE = ("<!-- results: written by `make site` -->", "<!-- /results -->")
 
 NOTHING = "No chapter is recorded yet; `make book` records the run `digits`.\n"
 
@@ -177,7 +179,7 @@ def results_page(results: Results) -> str:
             [results.runs[run], str(sum(tally.values()))]
             + [str(tally[verdict]) for verdict in VERDICTS]
             for run in results.runs
-            if (tally := _tally(results, run))
+            if (tally := _tally(results, run)) is not None
         ],
         align="lr" + "r" * len(VERDICTS),
     )
@@ -319,6 +321,34 @@ def summary(results: Results) -> str:
     return _table(header, rows, css="claims")
 
 
+def glance(results: Results) -> str:
+    """Return the table for the README: each claim, and what each run says of it."""
+    by_id: dict[str, dict[str, Claim]] = {}
+    for (run, _), record in results.records.items():
+        for claim in record.claims:
+            by_id.setdefault(claim.id, {})[run] = claim
+    rows = []
+    for claims in by_id.values():
+        first = next(iter(claims.values()))
+        cells = [
+            f"{_line(claims[run].measured)}: **{claims[run].verdict}**"
+            if run in claims
+            else "–"
+            for run in results.runs
+        ]
+        rows.append([f"{_line(first.text)} ({_line(first.source)})", *cells])
+    return _table(["What the papers say", *results.runs.values()], rows)
+
+
+def with_glance(readme: str, results: Results) -> str:
+    """Return a README whose part between the marks `GLANCE` shows the results."""
+    before, _, rest = readme.partition(GLANCE[0])
+    _, mark, after = rest.partition(GLANCE[1])
+    if not mark:
+        raise PageError(f"README.md: the marks {' … '.join(GLANCE)} are missing")
+    return f"{before}{GLANCE[0]}\n\n{glance(results)}{GLANCE[1]}{after}"
+
+
 def _tally(results: Results, run: str) -> Counter[Verdict] | None:
     """Return how often each verdict was given in a run; none: nothing recorded."""
     records = [record for key, record in results.records.items() if key[0] == run]
@@ -360,7 +390,7 @@ def _table(
 
 
 def write(root: Path = ROOT, *, freshness: Freshness = freshness) -> None:
-    """Write the three pages to ``book/generated`` in the folder `root`.
+    """Write the pages to ``book/generated`` in the folder `root`, and the README.
 
     Raises
     ------
@@ -377,6 +407,12 @@ def write(root: Path = ROOT, *, freshness: Freshness = freshness) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
         (folder / f"{name}.md").write_text(text, encoding="utf8")
+    readme = root / "README.md"
+    if readme.exists():
+        old = readme.read_text(encoding="utf8")
+        new = with_glance(old, results)
+        if new != old:
+            readme.write_text(new, encoding="utf8")
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
 S = (x∗φ, |x∗ψ_λ|∗φ, ||x∗ψ_λ|∗ψ_μ|∗φ), sampled every 2^J pixels (Angles & Mallat,
 section 3). What makes it fast: all angles are one batch; a convolution followed by
 subsampling multiplies only the blocks of the spectrum where the wavelet is not zero,
-summing them into the small spectrum; φ is separable, so the last averaging is two small
-matrix products; images go through in chunks whose working set stays in the cache.
+adding them up to the small spectrum; φ is separable, so averaging and its subsampling
+are two small matrix products; images go through in chunks that stay in the cache.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from torch import Tensor
 from latent_scattering.errors import ParameterError
 from latent_scattering.wavelets import (
     FilterBank,
-    check_parameters,
+    check_scales,
     filter_bank,
     littlewood_paley,
     padded_shape,
@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 NEGLIGIBLE = 1e-8  # of a wavelet's largest value in Fourier: taken as zero
-# The largest intermediate of a chunk, in complex numbers
-CHUNK = {"cpu": 2**19, "cuda": 2**26}
+# The largest intermediate of a chunk, in complex numbers: a CPU's is to stay in cache
+CHUNK = {"cpu": 2**20, "cuda": 2**26}
 
 
 class Path(NamedTuple):
@@ -53,8 +53,7 @@ class _Block(NamedTuple):
     last: int
 
 
-def n_channels(J: int, L: int = 8) -> int:
-    """The number of paths K = 1 + L J + L² J(J−1)/2."""
+def _n_channels(J: int, L: int) -> int:
     return 1 + L * J + L**2 * J * (J - 1) // 2
 
 
@@ -66,8 +65,8 @@ def alpha(J: int, L: int = 8) -> float:
     Raises:
         ParameterError: J or L is below 1.
     """
-    check_parameters(J, (2**J, 2**J) if J > 0 else (1, 1), L)
-    return n_channels(J, L) / 4**J
+    check_scales(J, L)
+    return _n_channels(J, L) / 4**J
 
 
 class Scattering2D(torch.nn.Module):
@@ -87,11 +86,15 @@ class Scattering2D(torch.nn.Module):
         ParameterError: J or L is below 1, or 2^J exceeds a side of the image.
     """
 
+    padding_0: Tensor
+    padding_1: Tensor
+
     def __init__(self, J: int, shape: tuple[int, int], L: int = 8) -> None:
         super().__init__()
+        _keep_freed_memory()
         bank = filter_bank(J, shape, L)
         self.J, self.shape, self.L = J, (shape[0], shape[1]), L
-        self.n_channels = n_channels(J, L)
+        self.n_channels = _n_channels(J, L)
         self.output_shape = (self.n_channels, shape[0] >> J, shape[1] >> J)
         self.paths = _paths(J, L)
         self._blocks: list[list[_Block]] = []
@@ -143,57 +146,53 @@ class Scattering2D(torch.nn.Module):
         """How many images go through at once."""
         M, N = len(self.padding_0), len(self.padding_1)
         order_1 = self.L * M * N
-        order_2 = self.L**2 * (M // 2) * (N // 2) if self.J > 1 else 0
+        order_2 = (self.L + 1) * self.L * M * N // 4 if self.J > 1 else 0
         return max(1, CHUNK.get(device, CHUNK["cuda"]) // max(order_1, order_2))
 
     def _transform(self, x: Float[Tensor, "B M N"]) -> Float[Tensor, "B K m n"]:
-        B, L, J = len(x), self.L, self.J
         x = x.index_select(1, self.padding_0).index_select(2, self.padding_1)
-        channels = [self._average(x, 0)[:, None]]
-        order_2 = []
-        x_hat = torch.fft.fft2(x, norm="forward")
-        for j1 in range(J):
-            U1 = self._modulus(x_hat, 0, j1)  # (B, L, M1, N1)
-            channels.append(self._average(U1, j1))
-            if j1 == J - 1:
-                break
-            U1_hat = torch.fft.fft2(U1.flatten(0, 1), norm="forward")
+        x_hat = torch.fft.fft2(x, norm="forward")[:, None]  # (B, 1, M, N)
+        order_0 = self._average(x, 0)[:, None]
+        U1 = [self._modulus(x_hat, 0, 0)[:, 0]]  # one a scale, (B, L, M/2^j, N/2^j)
+        order_1, order_2 = [self._average(U1[0], 0)], []
+        for j1 in range(self.J - 1):
+            u_hat = torch.fft.fft2(U1[j1], norm="forward")
+            if j1 == 0:  # x itself has this resolution: its other scales come along
+                u_hat = torch.cat([x_hat, u_hat], 1)
             S2 = []
-            for j2 in range(j1 + 1, J):
-                U2 = self._modulus(U1_hat, j1, j2)  # (B L, L, M2, N2)
-                S2.append(self._average(U2, j2).view(B, L, L, *self.output_shape[1:]))
+            for j2 in range(j1 + 1, self.J):
+                U = self._modulus(u_hat, j1, j2)
+                S = self._average(U, j2)
+                if j1 == 0:
+                    U1.append(U[:, 0])
+                    order_1.append(S[:, 0])
+                    S = S[:, 1:]
+                S2.append(S)  # (B, L, L, m, n)
             # kymatio's order: angle 1, scale 2, angle 2
             order_2.append(torch.stack(S2, 2).flatten(1, 3))
-        return torch.cat(channels + order_2, 1)
+        return torch.cat([order_0, *order_1, *order_2], 1)
 
     def _modulus(
-        self, x_hat: Complex[Tensor, "P M1 N1"], j1: int, j2: int
-    ) -> Float[Tensor, "P L M2 N2"]:
+        self, x_hat: Complex[Tensor, "B P M1 N1"], j1: int, j2: int
+    ) -> Float[Tensor, "B P L M2 N2"]:
         """|x ∗ ψ_j2| sampled every 2^j2 pixels, from the spectrum sampled every 2^j1.
 
-        Subsampling by k adds up the k² blocks of the spectrum; the blocks where ψ is
+        Subsampling by k adds up the k×k blocks of the spectrum; the blocks where ψ is
         negligible are left out. Complex numbers are handled as pairs of real ones.
         """
         psi = getattr(self, f"psi{j2}").to(x_hat.real.dtype)
-        P, M1, N1 = x_hat.shape
+        B, P, M1, N1 = x_hat.shape
         k = 2 ** (j2 - j1)
         M2, N2 = M1 // k, N1 // k
-        x_blocks = x_hat.view(P, k, M2, k, N2)
-        y = None
-        for filters, block in zip(psi, self._blocks[j2], strict=True):
+        pairs = torch.view_as_real(x_hat).view(B * P, 1, k, M2, k, 2 * N2)
+        y = pairs[:, :, 0, :, 0] * psi[0]
+        for filters, block in zip(psi[1:], self._blocks[j2][1:], strict=True):
             # a spectrum sampled every 2^j1 has only the lowest frequencies
-            r, c = _within(block.row, k, 2**j2), _within(block.column, k, 2**j2)
-            if r is None or c is None:
-                continue
-            values = x_blocks[:, r, :, c].reshape(P, 1, M2 * N2)
-            pairs = torch.view_as_real(values).flatten(-2)
-            if y is None:
-                y = pairs * filters
-            else:
+            row, column = _within(block.row, k, 2**j2), _within(block.column, k, 2**j2)
+            if row is not None and column is not None:
                 angles = slice(block.first, block.last)
-                y[:, angles].addcmul_(pairs, filters[angles])
-        assert y is not None
-        z = torch.view_as_complex(y.view(P, self.L, M2, N2, 2))
+                y[:, angles].addcmul_(pairs[:, :, row, :, column], filters[angles])
+        z = torch.view_as_complex(y.view(B, P, self.L, M2, N2, 2))
         z = torch.fft.ifft2(z, norm="forward")
         if z.requires_grad:
             return z.abs()  # its gradient at 0 is 0
@@ -208,6 +207,16 @@ class Scattering2D(torch.nn.Module):
         rows = getattr(self, f"phi{j}_0").to(u.dtype)
         columns = getattr(self, f"phi{j}_1").to(u.dtype)
         return rows @ (u @ columns.mT)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc's malloc reuse blocks below 32 MiB rather than return them.
+
+    Otherwise the pages of each chunk's intermediates are faulted in anew, which can
+    double the time. The threshold is dynamic: freeing a block (never touched) of nearly
+    the largest size that counts raises it. Without effect on other allocators.
+    """
+    torch.empty(2**25 - 2**13, dtype=torch.uint8, device="cpu")
 
 
 def _paths(J: int, L: int) -> tuple[Path, ...]:
@@ -225,10 +234,9 @@ def _paths(J: int, L: int) -> tuple[Path, ...]:
 
 
 def _reflection(side: int, padded: int) -> Tensor:
-    """Which pixel stands at each position of the padded axis; edges are not repeated."""
-    position = torch.arange(padded) - (padded - side) // 2
+    """Which pixel stands at each position of the padded axis; edges not repeated."""
     period = 2 * (side - 1)
-    position = position % period
+    position = (torch.arange(padded) - (padded - side) // 2) % period
     return torch.minimum(position, period - position)
 
 
@@ -244,8 +252,8 @@ def _averaging(phi_hat: Float[Tensor, " M"], J: int, j: int) -> Tensor:
 
 def _split(
     psi_hat: Float[Tensor, "L M N"], k: int
-) -> tuple[list[_Block], Float[Tensor, "blocks L pairs"]]:
-    """The k×k blocks of wavelets that are not negligible; each value twice, for pairs."""
+) -> tuple[list[_Block], Float[Tensor, "blocks L M_k pairs"]]:
+    """The k×k blocks that are not negligible for all angles; each value twice."""
     L, M, N = psi_hat.shape
     tiles = psi_hat.view(L, k, M // k, k, N // k).permute(1, 3, 0, 2, 4)
     large = tiles.abs().amax((3, 4)) > NEGLIGIBLE * psi_hat.abs().max()  # (k, k, L)
@@ -254,7 +262,7 @@ def _split(
     for row, column in large.any(2).nonzero().tolist():
         angles = large[row, column].nonzero().flatten().tolist()
         blocks.append(_Block(row, column, angles[0], angles[-1] + 1))
-        filters.append(tiles[row, column].flatten(1))
+        filters.append(tiles[row, column])
     return blocks, torch.stack(filters).repeat_interleave(2, -1)
 
 

@@ -71,7 +71,8 @@ class Store:
         make
             Called with a work folder, returns ``(tensors, record)``. The folder is
             kept when `make` is interrupted, for its checkpoints. The module in which
-            `make` is defined, and what that imports, is part of the key.
+            `make` is defined, and what that imports, is part of the key; this one is
+            not, since it keeps artefacts and does not make them.
         inputs
             Keys or digests of what it is made from.
 
@@ -117,13 +118,20 @@ class Store:
 def write(
     folder: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]
 ) -> None:
-    """Write tensors and their manifest as a whole: all of it, or nothing."""
+    """Write tensors and their manifest as a whole: all of it, or nothing.
+
+    One process at a time for one folder.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+    prefix = f".{folder.name}-"
+    for left in folder.parent.glob(f"{prefix}*"):  # by a process that was killed
+        shutil.rmtree(left)
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
         file = temporary / TENSORS
         save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, file)
-        text = json.dumps({**manifest, "sha256": _sha256(file)}, indent=1)
+        checksum = _checksum(file, manifest)
+        text = json.dumps({**manifest, "sha256": checksum}, indent=1)
         (temporary / MANIFEST).write_text(text, encoding="utf-8")
         replaced = temporary.with_name(temporary.name + "-old")
         if folder.exists():
@@ -138,7 +146,7 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Return ``(tensors, manifest)``, or None where there is nothing whole to read."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["sha256"] != _sha256(folder / TENSORS):
+        if manifest.pop("sha256") != _checksum(folder / TENSORS, manifest):
             raise ValueError("its checksum differs")
         return load_file(folder / TENSORS), manifest
     except FileNotFoundError:
@@ -146,6 +154,7 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     except (
         ValueError,
         KeyError,
+        AttributeError,
         TypeError,
         OSError,
         safetensors.SafetensorError,
@@ -167,9 +176,12 @@ def _read(folder: Path, key: str) -> Artefact | None:
     return Artefact(key, tensors, manifest["record"], manifest["seconds"])
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _checksum(tensors: Path, manifest: Mapping[str, Any]) -> str:
+    """Return the sha256 (hex) of a file and of the manifest beside it."""
+    with tensors.open("rb") as stream:
+        checksum = hashlib.file_digest(stream, "sha256")
+    checksum.update(json.dumps(manifest).encode())
+    return checksum.hexdigest()
 
 
 class _writing:

@@ -33,18 +33,20 @@ class FilterBank(NamedTuple):
         return torch.fft.ifft2(self.psi_hat)
 
 
-def check_parameters(J: int, shape: tuple[int, int], L: int) -> None:
-    """Raise ParameterError unless J ≥ 1, L ≥ 1 and 2^J fits in both sides of `shape`."""
+def check_scales(J: int, L: int) -> None:
+    """Raise ParameterError unless J ≥ 1 and L ≥ 1."""
     if J < 1:
         raise ParameterError(f"J = {J} is not allowed: give a number of scales J >= 1.")
     if L < 1:
         raise ParameterError(f"L = {L} is not allowed: give a number of angles L >= 1.")
+
+
+def _check_shape(J: int, shape: tuple[int, int]) -> None:
     if 2**J > min(shape):
-        largest = int(math.log2(min(shape))) if min(shape) >= 2 else 0
         raise ParameterError(
-            f"J = {J} is too large for images of {shape[0]}x{shape[1]} pixels: "
-            f"2^J = {2**J} must not exceed their smaller side (allowed: 1 <= J <= "
-            f"{largest}); give a smaller J or larger images."
+            f"J = {J} is too large for images of {shape[0]}x{shape[1]} pixels: allowed "
+            f"is 2^J <= {min(shape)}, their smaller side (2^J = {2**J} was given); "
+            "give a smaller J or larger images."
         )
 
 
@@ -64,7 +66,8 @@ def filter_bank(J: int, shape: tuple[int, int], L: int = 8) -> FilterBank:
     Raises:
         ParameterError: J or L is below 1, or 2^J exceeds a side of the image.
     """
-    check_parameters(J, shape, L)
+    check_scales(J, L)
+    _check_shape(J, shape)
     grid = padded_shape(J, shape)
     psi_hat = torch.empty(J, L, *grid, dtype=torch.float64)
     for j in range(J):
@@ -113,8 +116,7 @@ def _gabor(
     """
     reach = math.ceil(9 * sigma * max(1, 1 / slant))
     x, y = (
-        torch.arange(max(-reach, -2 * side), min(reach + 1, 3 * side))
-        for side in grid
+        torch.arange(max(-reach, -2 * side), min(reach + 1, 3 * side)) for side in grid
     )
     cos, sin = math.cos(angle), math.sin(angle)
     u, v = x[:, None].double(), y.double()

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from latent_scattering import paths
 from latent_scattering.datasets import digits, idx, polygon5
 from latent_scattering.errors import ParameterError
+from latent_scattering.pixels import to_pixels, to_signed, to_unit
+
+__all__ = ["NAMES", "SPLITS", "Images", "load", "to_pixels", "to_signed", "to_unit"]
 
 NAMES = ("digits", "mnist", "fashion-mnist", "polygon5")
 SPLITS = ("train", "test")
@@ -107,16 +110,6 @@ def load(
         split,
     )
     return images.subset(n) if n else images
-
-
-def to_unit(pixels: UInt8[Tensor, "..."]) -> Float32[Tensor, "..."]:
-    """Return pixels in [0, 1], the input of the scattering (black is 0)."""
-    return pixels.to(torch.float32) / 255
-
-
-def to_signed(pixels: UInt8[Tensor, "..."]) -> Float32[Tensor, "..."]:
-    """Return pixels in [-1, 1], the target of the generator (black is -1)."""
-    return pixels.to(torch.float32) / 127.5 - 1
 
 
 def _polygon_size(name: str) -> int | None:
