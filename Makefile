@@ -27,7 +27,7 @@ site: $(READY)  ## render the site from the records
 	@echo "To open it: python3 -m webbrowser file://$(CURDIR)/$(SITE)/index.html"
 
 test: $(READY) lint  ## lint, types, unit tests, nbval of the run `digits`, the site
-	pytest --jaxtyping-packages=latent_scattering,beartype.beartype
+	pytest --jaxtyping-packages=latent_scattering,beartype.beartype --ignore=tests/test_site.py
 	python -m latent_scattering.record check --run digits
 	TQDM_DISABLE=1 LATENT_SCATTERING_VERIFY=1 pytest --nbval book/digits --nbval-cell-timeout=600
 	$(MAKE) --no-print-directory site

@@ -8,7 +8,6 @@ in turns in one process; then the best batch size of each.
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import torch
 from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 from tabulate import tabulate
 
+from latent_scattering.report import processor_name
 from latent_scattering.scattering import Scattering2D
 
 CASES = [  # J, side in pixels, batch sizes
@@ -26,15 +26,6 @@ CASES = [  # J, side in pixels, batch sizes
 ]
 MAX_TURNS = 15
 MIN_TURNS = 3
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def seconds(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> float:
@@ -92,7 +83,9 @@ def main() -> None:
 
     with torch.no_grad():
         results = [measure(*case, arguments.seconds / len(CASES)) for case in CASES]
-    print(f"{processor()}, {arguments.threads} threads, torch {torch.__version__}\n")
+    print(
+        f"{processor_name()}, {arguments.threads} threads, torch {torch.__version__}\n"
+    )
     table = [
         {
             "case": f"J={r['J']}, {r['side']}x{r['side']}",
@@ -112,7 +105,7 @@ def main() -> None:
     )
     if arguments.json:
         machine = {
-            "processor": processor(),
+            "processor": processor_name(),
             "threads": arguments.threads,
             "torch": torch.__version__,
         }

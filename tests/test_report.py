@@ -55,10 +55,11 @@ def test_numbers_are_verified_within_their_tolerance(chapter, monkeypatch):
 def test_tables_are_labelled_by_the_run(chapter, monkeypatch):
     shown = []
     monkeypatch.setattr(report, "display", shown.append)
-    chapter.table("tab-x", "A caption.", pd.DataFrame({"a": ["1.50"], "b": ["x"]}))
+    chapter.table("tab-x", "A caption.", pd.DataFrame({"a": ["1.50"], "b": ["|x|"]}))
     text = shown[0].data
     assert text.startswith("```{table} A caption.\n:name: digits-tab-x\n\n|")
-    assert "1.50" in text  # not reformatted
+    assert "| 1.50" in text  # not reformatted
+    assert r"\|x\|" in text  # a pipe would end the cell
 
 
 def test_results_hold_claims_and_provenance(chapter, monkeypatch):

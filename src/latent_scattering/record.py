@@ -24,6 +24,7 @@ import papermill
 import yaml
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillException, PapermillExecutionError
+from traitlets.config import Config
 
 from latent_scattering import digest, parameters, paths
 from latent_scattering.errors import ParameterError, UserError
@@ -82,8 +83,9 @@ def execute(run: str, chapter: str) -> Path:
                 cwd=str(paths.ROOT),
                 kernel_name="python3",
                 progress_bar=False,
-                log_output=False,
-                stderr_file=sys.stderr,
+                stderr_file=sys.stderr,  # progress bars, as they move
+                # Sockets of the file system: a port could be read by other users.
+                config=Config({"KernelManager": {"transport": "ipc"}}),
             )
         except PapermillExecutionError as error:
             raise ChapterError(

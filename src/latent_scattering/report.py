@@ -133,8 +133,9 @@ class Chapter:
             )
 
     def table(self, name: str, caption: str, table: pd.DataFrame) -> None:
-        """Show a numbered table, its label ``<run>-<name>``."""
-        text = table.to_markdown(index=False, disable_numparse=True)
+        """Show a numbered table, its label ``<run>-<name>``; cells are MyST."""
+        cells = table.astype(str).replace(r"\|", r"\\|", regex=True)
+        text = cells.to_markdown(index=False, disable_numparse=True)
         display(
             Markdown(f"```{{table}} {caption}\n:name: {self.run}-{name}\n\n{text}\n```")
         )
