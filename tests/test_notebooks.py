@@ -15,6 +15,10 @@ def cells(chapter, kind):
     return [c for c in record.read_source(chapter).cells if c.cell_type == kind]
 
 
+def test_every_source_has_its_pair():
+    assert sorted(file.stem for file in paths.NOTEBOOKS.glob("*.md")) == CHAPTERS
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_pair_is_in_step_and_without_outputs(chapter):
     source = jupytext.read(paths.NOTEBOOKS / f"{chapter}.md")

@@ -9,11 +9,11 @@ interval at the end of the comment, ``[0, 1)`` or ``(0, )``, or the values allow
 import ast
 import difflib
 import re
+import warnings
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal
 
-import papermill
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from latent_scattering import paths
@@ -34,12 +34,16 @@ CHOICES = re.compile(r"\{([^{}]*)\}$")
 
 def chapters() -> list[str]:
     """Return the names of all chapters."""
-    return sorted(file.stem for file in paths.NOTEBOOKS.glob("*.md"))
+    return sorted(file.stem for file in paths.NOTEBOOKS.glob("*.ipynb"))
 
 
 @cache
 def declared(chapter: str) -> dict[str, dict[str, str]]:
     """Return what a chapter's parameter cell declares, by name (papermill's view)."""
+    with warnings.catch_warnings():
+        # papermill looks for Jupyter's widgets, which the book does without.
+        warnings.simplefilter("ignore")
+        import papermill
     return papermill.inspect_notebook(str(paths.NOTEBOOKS / f"{chapter}.ipynb"))
 
 

@@ -76,10 +76,8 @@ class Chapter:
         self._numbers: dict[str, dict[str, Any]] = {}
         self._claims: list[dict[str, str]] = []
         figures.use_style()
-        try:
-            cache = self.store.root.relative_to(paths.ROOT)
-        except ValueError:
-            cache = self.store.root
+        inside = self.store.root.is_relative_to(paths.ROOT)
+        cache = self.store.root.relative_to(paths.ROOT) if inside else "elsewhere"
         print(
             f"run {self.run} · data {self.parameters['dataset']} · "
             f"device {device_name(self.device)} · cache {cache}"
