@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 SITE := build/_build/html
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export JUPYTER_PLATFORM_DIRS := 1
+# papermill looks for Jupyter's widgets, which the book does without.
+export PYTHONWARNINGS := ignore:IProgress not found
 
 .DEFAULT_GOAL := help
 .PHONY: help book run test site check bench lint lock clean
