@@ -44,12 +44,12 @@ def test_numbers_are_verified_within_their_tolerance(chapter, monkeypatch):
     recorded = {"numbers": {"a": {"value": 20.0, "text": "20"}}}
     (folder / f"{chapter.name}.json").write_text(json.dumps(recorded))
     monkeypatch.setenv("LATENT_SCATTERING_VERIFY", "1")
-    chapter.number("a", 20.9, tolerance=1)
+    chapter.number("a", 20.9, tolerance=1.0)
     chapter.number("a", 20.9)  # one unit of the last decimal
     with pytest.raises(VerificationError, match=r"a = 20.9 here, 20 in the record"):
         chapter.number("a", 20.9, digits=1)
     with pytest.raises(VerificationError):
-        chapter.number("a", float("nan"), tolerance=1)
+        chapter.number("a", float("nan"), tolerance=1.0)
 
 
 def test_tables_are_labelled_by_the_run(chapter, monkeypatch):
