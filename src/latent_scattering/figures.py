@@ -6,7 +6,6 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 WIDTH = 7.0  # of a figure, in inches: the text's width at 100 dots an inch
@@ -42,7 +41,7 @@ def show_images(
     rows: Sequence[str] = (),
     titles: Sequence[str] = (),
     width: float = WIDTH,
-) -> Figure:
+) -> None:
     """Draw images on [-1, 1] in a grid, row by row.
 
     Parameters
@@ -58,7 +57,7 @@ def show_images(
     """
     n_rows = -(-len(images) // columns)
     aspect = images.shape[-2] / images.shape[-1]
-    figure, axes = plt.subplots(
+    _, axes = plt.subplots(
         n_rows,
         columns,
         figsize=(width, width / columns * aspect * n_rows + 0.3 * bool(titles)),
@@ -74,7 +73,7 @@ def show_images(
         ax.set_title(title, fontsize=10)
     for ax, label in zip(axes[:, 0], rows, strict=False):
         ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
-    return figure
+    plt.show()
 
 
 def show_image(ax: Axes, image: Float[Tensor, "c M N"]) -> None:

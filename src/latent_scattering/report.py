@@ -118,7 +118,7 @@ class Chapter:
         self._numbers[key] = {"value": value, "text": text}
         myst_nb.glue(key, text, display=False)
         if os.environ.get("LATENT_SCATTERING_VERIFY"):
-            self._verify(key, value, 10**-digits if tolerance is None else tolerance)
+            self._verify(key, value, 10.0**-digits if tolerance is None else tolerance)
 
     def _verify(self, key: str, value: float, tolerance: float) -> None:
         file = paths.BOOK / self.run / "results" / f"{self.name}.json"
