@@ -209,6 +209,8 @@ def _tidy(notebook: NotebookNode, run: str) -> None:
     for cell in notebook.cells:
         for key in MACHINE:
             cell.metadata.pop(key, None)
+        if not cell.metadata.get("tags", True):
+            del cell.metadata["tags"]  # papermill adds an empty list
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
             figure = cell.metadata.get("mystnb", {}).get("figure", {})
