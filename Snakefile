@@ -6,6 +6,7 @@ NEEDS = {
     "scattering": [],
     "whitening": [],
     "inversion": ["whitening"],
+    "normality": ["whitening"],
 }
 RUN = config.get("run", "digits")
 

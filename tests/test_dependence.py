@@ -1,0 +1,182 @@
+"""Tests of dependence, on vectors of known dependence.
+
+All seeds are fixed. Each test of dependence runs at the level .05; its false-alarm
+rate and power are counted over repetitions, and the bounds asserted are those that a
+right implementation passes with probability above .995 over seeds.
+"""
+
+import dcor
+import numpy as np
+import pytest
+
+from latent_scattering import dependence
+from latent_scattering.errors import ParameterError
+
+FEW = {"n_permutations": 19}  # the least for a p of .05
+TESTS = {
+    "squares": lambda z, seed: dependence.squares(z, seed=seed, **FEW),
+    "norms": lambda z, seed: dependence.norms(z, seed=seed, **FEW),
+    "distances": lambda z, seed: dependence.distances(z, seed=seed, **FEW),
+    "information": lambda z, seed: dependence.information(z, seed=seed, **FEW),
+    "first": lambda z, seed: dependence.first_against_rest(z, seed=seed, **FEW),
+    "classifier": lambda z, seed: dependence.classifier(z, seed=seed),
+}
+
+
+def gaussian(n, rng):
+    return rng.standard_normal((n, 2))
+
+
+def laplace(n, rng):
+    return rng.laplace(size=(n, 2))
+
+
+def rotated(n, rng):
+    """Independent, not Gaussian, turned by 45°: white and dependent."""
+    return rng.laplace(size=(n, 2)) @ np.array([[1, 1], [1, -1]]) / 2
+
+
+def radial(n, rng):
+    """A Gaussian times a common scale: white, its directions uniform."""
+    return rng.standard_normal((n, 2)) * rng.choice([0.4, 1.6], (n, 1))
+
+
+def coupled(n, rng):
+    """White with Gaussian marginals, and |z₁| = |z₂|."""
+    z = rng.standard_normal((n, 2))
+    z[:, 1] = z[:, 0] * rng.choice([-1, 1], n)
+    return z
+
+
+def rate(test, control, n, repetitions):
+    """Share of repetitions in which independence is rejected at .05."""
+    p = [
+        TESTS[test](control(n, np.random.default_rng([seed, 7])), seed).p[0]
+        for seed in range(repetitions)
+    ]
+    return np.mean(np.array(p) <= 0.05)
+
+
+@pytest.mark.parametrize("control", [gaussian, laplace])
+@pytest.mark.parametrize("test", TESTS)
+def test_false_alarms_are_as_stated(test, control):
+    # 40 repetitions at .05: 2 are expected, above 7 come with probability .1 %.
+    assert rate(test, control, 100, 40) <= 7 / 40
+
+
+@pytest.mark.parametrize("control", [rotated, radial, coupled])
+@pytest.mark.parametrize("test", TESTS)
+def test_power_is_as_stated(test, control):
+    # Power at n = 1,000 over 20 repetitions elsewhere: .9 for the mutual information of
+    # what is rotated or radial, 1 for all others.
+    weak = test == "information" and control is not coupled
+    assert rate(test, control, 1000, 10) >= (0.6 if weak else 0.9)
+
+
+def test_pairs_are_found_and_only_they():
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((400, 5))
+    z[:, [1, 3]] = coupled(400, rng)
+    for test in ("squares", "distances", "information"):
+        table = TESTS[test](z, 0)
+        assert len(table) == 1 + 10
+        pairs = table.dropna(subset="first")
+        found = pairs[pairs.p <= 0.05]
+        assert found[["first", "second"]].to_numpy().tolist() == [[2, 4]]
+        assert pairs.statistic.idxmax() == found.index[0]
+        assert (pairs.null_95 == pairs.null_95.iloc[0]).all()
+        assert table.p[0] == 0.05
+        assert table.statistic[0] == pytest.approx(
+            np.sqrt((pairs.statistic**2).mean()), rel=1e-6
+        )
+
+
+def test_false_alarms_over_all_pairs_together():
+    # Heavy tails, 45 pairs at once, 40 repetitions: above 7 with probability .1 %.
+    alarms = 0
+    for seed in range(40):
+        z = np.random.default_rng(seed).laplace(size=(100, 10))
+        alarms += dependence.squares(z, seed=seed, **FEW).p[1:].min() <= 0.05
+    assert alarms <= 7
+
+
+def test_permuted_columns_keep_their_values():
+    z = np.random.default_rng(0).standard_normal((50, 3))
+    copy = dependence.permuted(z, seed=1)
+    np.testing.assert_array_equal(np.sort(copy, axis=0), np.sort(z, axis=0))
+    assert (copy != z).any()
+    assert np.argsort(copy, axis=0).T.tolist() != np.argsort(z, axis=0).T.tolist()
+
+
+def test_measures_of_pairs():
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((2000, 3))
+    z[:, 1] = 0.8 * z[:, 0] + 0.6 * z[:, 1]
+    np.testing.assert_allclose(
+        dependence.square_correlations(z), np.corrcoef(z.T**2), atol=1e-12
+    )
+    distance = dependence.distance_correlations(z)
+    slow = dcor.u_distance_correlation_sqr(z[:, 0], z[:, 1], method="naive")
+    assert distance[0, 1] == distance[1, 0] == pytest.approx(slow)
+    information = dependence.mutual_information(z)
+    assert information[0, 1] == pytest.approx(-np.log(0.6), abs=0.05)
+    assert information[0, 2] == pytest.approx(0, abs=0.05)
+
+
+def test_first_against_rest_is_dcors():
+    z = np.random.default_rng(0).laplace(size=(60, 4))
+    z[:, 2] += z[:, 0] ** 2
+    row = dependence.first_against_rest(z, seed=0).loc[0]
+    expected = dcor.u_distance_correlation_sqr(z[:, :1], z[:, 1:])
+    assert row.statistic == pytest.approx(expected)
+    assert row.p == 0.01
+    assert abs(row.null_mean) < row.null_95 < row.statistic
+
+
+def test_norms_of_known_vectors():
+    # A scale s with E s² = 1 gives var ‖z‖² / 2d = E s⁴ + d (E s⁴ − 1) / 2.
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((4000, 30))
+    spread, theory = dependence.norms(z, seed=0, **FEW).itertuples()
+    assert spread.statistic == pytest.approx(1, abs=0.1)
+    assert spread.null_mean == pytest.approx(1, abs=0.1)
+    assert theory.p > 0.01
+    s = np.sqrt(rng.choice([0.5, 1.5], (4000, 1)))
+    spread, theory = dependence.norms(z * s, seed=0, **FEW).itertuples()
+    assert spread.statistic == pytest.approx(1.25 + 30 * 0.125, rel=0.1)
+    assert spread.p == 0.05
+    assert theory.p < 1e-6
+    # Of independent, not Gaussian components the marginals explain all.
+    spread, _ = dependence.norms(
+        rng.laplace(size=(4000, 30)), seed=0, **FEW
+    ).itertuples()
+    assert spread.statistic > 1.5
+    assert spread.null_mean == pytest.approx(spread.statistic, rel=0.1)
+
+
+def test_classifier_against_gaussian_noise_and_its_interval():
+    rng = np.random.default_rng(0)
+    same = dependence.classifier(gaussian(1000, rng), against="gaussian", seed=0).loc[0]
+    assert same.low < 0.5 < same.high
+    assert same.p > 0.01
+    # Independent, but not Gaussian: seen against N(0, I), not against permuted z.
+    z = rng.exponential(size=(1000, 2)) - 1
+    other = dependence.classifier(z, against="gaussian", seed=0).loc[0]
+    assert 0.5 < other.low < other.statistic < other.high
+    assert dependence.classifier(z, seed=0).loc[0].p > 0.01
+
+
+def test_what_cannot_be_tested_is_said_in_one_line():
+    z = np.random.default_rng(0).standard_normal((20, 4))
+    for test in TESTS.values():
+        with pytest.raises(ParameterError, match=r"column 1: 19 values.* at least 20"):
+            test(z[:19], 0)
+        with pytest.raises(ParameterError, match="column 1 is the only one"):
+            test(z[:, :1], 0)
+        faulty = z.copy()
+        faulty[3, 2] = np.inf
+        with pytest.raises(ParameterError, match="column 3 has values"):
+            test(faulty, 0)
+        faulty[:, 2] = 1
+        with pytest.raises(ParameterError, match="column 3 is constant"):
+            test(faulty, 0)
