@@ -240,6 +240,27 @@ def test_stops_at_the_first_loss_that_is_not_finite(tmp_path, always_save):
     assert all(t.isfinite().all() for t in tensors.values())
 
 
+def test_divergence_keeps_the_last_good_weights(tmp_path):
+    batches = []
+
+    def loss(model, batch, generator):
+        batches.append(1)
+        value = noisy_loss(model, batch, generator)
+        return value * float("nan") if len(batches) == 10 else value
+
+    good = network()
+    fit(good, 2)
+    model = network()
+    with pytest.raises(TrainingError, match="at epoch 3"):
+        fit(model, 5, loss=loss, workspace=tmp_path)
+    assert torch.equal(vector(model), vector(good))
+    assert not model.training
+    # No checkpoint was due yet, and yet one is there.
+    tensors, manifest = store.read(tmp_path / "checkpoint")
+    assert len(manifest["history"]) == 2
+    assert torch.equal(tensors["model.linear.weight"], good.linear.weight)
+
+
 def test_stops_within_a_long_epoch(monkeypatch):
     monkeypatch.setattr(training, "CHECK_BATCHES", 2)
     batches = []

@@ -1,5 +1,6 @@
 """The one fit loop of all networks: Adam, checkpoints, exact resume, early stop."""
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ def fit(
     n_epochs: int,
     batch_size: int,
     learning_rate: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
     seed: int,
     fabric: Fabric | None = None,
     workspace: Path | None = None,
@@ -59,8 +61,8 @@ def fit(
         Tensors of the same length n, moved to the device as a whole.
     n_epochs, batch_size
         At least 1. With several processes, a batch is shared among them.
-    learning_rate
-        Adam's step size, > 0; its other hyperparameters are the defaults.
+    learning_rate, betas
+        Adam's step size, > 0, and the decay of its moments, in [0, 1).
     seed
         ≥ 0. Of the order of the examples and of the noise.
     fabric
@@ -93,10 +95,12 @@ def fit(
         If an argument is out of range, or the workspace holds the checkpoint of
         another training.
     TrainingError
-        At the first loss, or the first weights, that are not finite. The checkpoint
-        remains that of an epoch before.
+        At the first loss, or the first weights, that are not finite. The network and
+        the checkpoint are then those of the last epoch before.
     """
-    n = _check(data, n_epochs, batch_size, learning_rate, seed, monitor, patience)
+    n = _check(
+        data, n_epochs, batch_size, learning_rate, betas, seed, monitor, patience
+    )
     if fabric is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         fabric = Fabric(accelerator=device, devices=1)
@@ -106,13 +110,14 @@ def fit(
         )
     # Convolutions are about twice as fast on a CPU with the channels last.
     model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = torch.optim.Adam(model.parameters(), learning_rate, fused=True)
+    optimiser = torch.optim.Adam(model.parameters(), learning_rate, betas, fused=True)
     wrapped, wrapped_optimiser = fabric.setup(model, optimiser)
     data = tuple(tensor.to(fabric.device) for tensor in data)
     settings = {
         "n": n,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
+        "betas": list(betas),
         "seed": seed,
         "processes": fabric.world_size,
         "precision": str(fabric.strategy.precision.precision),
@@ -139,9 +144,18 @@ def fit(
             epoch = len(history) + 1
             start = time.perf_counter()
             model.train()
-            mean = _epoch(
-                wrapped, wrapped_optimiser, loss, data, epoch, settings, fabric, bar
-            )
+            good = copy.deepcopy((model.state_dict(), optimiser.state_dict()))
+            try:
+                mean = _epoch(
+                    wrapped, wrapped_optimiser, loss, data, epoch, settings, fabric, bar
+                )
+            except TrainingError:
+                model.load_state_dict(good[0])
+                optimiser.load_state_dict(good[1])
+                model.eval()
+                if checkpoint and saved < len(history):
+                    _save(checkpoint, settings, model, optimiser, history, fabric)
+                raise
             trained = time.perf_counter()
             model.eval()
             numbers: dict[str, float] = {}
@@ -180,6 +194,7 @@ def _check(
     n_epochs: int,
     batch_size: int,
     learning_rate: float,
+    betas: tuple[float, float],
     seed: int,
     monitor: str | None,
     patience: int,
@@ -200,6 +215,8 @@ def _check(
             raise ParameterError(f"{name}={value}: at least {least} is allowed")
     if not 0 < learning_rate < math.inf:
         raise ParameterError(f"learning_rate={learning_rate}: must be positive")
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ParameterError(f"betas={betas}: both from 0 to below 1 are allowed")
     if patience and monitor is None:
         raise ParameterError(
             f"patience={patience}: monitor must name a number of validate"
