@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SITE := build/_build/html
+# All that the site is rendered from.
+PAGES := $(shell find book notebooks runs src _config.yml _toc.yml README.md -type f \
+  -not -path '*/__pycache__/*' -not -path '*/.*')
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export JUPYTER_PLATFORM_DIRS := 1
 # papermill looks for Jupyter's widgets, which the book does without.
@@ -16,17 +19,21 @@ export PYTHONWARNINGS := ignore:IProgress not found
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-book: run site  ## execute the run `digits` and render the site
+book: run  ## execute the run `digits` and render the site
+	@$(MAKE) --no-print-directory site
 
 run: $(READY)  ## execute all chapters of a run: make run RUN=mnist
 	@snakemake --cores all --quiet all --config run=$(RUN)
 
-site: $(READY)  ## render the site from the records
+site: build/.site  ## render the site from the records
+	@echo "The book: $(CURDIR)/$(SITE)/index.html"
+	@echo "To open it: python3 -m webbrowser file://$(CURDIR)/$(SITE)/index.html"
+
+build/.site: $(READY) $(PAGES)
 	@python -m latent_scattering.record refresh
 	@python -m latent_scattering.pages
 	@jupyter-book build . -q -W --keep-going --path-output build
-	@echo "The book: $(CURDIR)/$(SITE)/index.html"
-	@echo "To open it: python3 -m webbrowser file://$(CURDIR)/$(SITE)/index.html"
+	@touch $@
 
 test: $(READY) lint  ## lint, types, unit tests, nbval of the run `digits`, the site
 	pytest --jaxtyping-packages=latent_scattering,beartype.beartype --ignore=tests/test_site.py
