@@ -118,10 +118,10 @@ def test_text_passes_gradients_to_dark_pixels():
 def test_share_of_zeros_counts_hidden_activations():
     G = Generator(3, (1, 8, 8), variant="text", widths=(4, 2), kernel_size=3, seed=0)
     with torch.no_grad():
-        for layer in (G.linear, G.blocks[0][2]):
+        for layer in (G.linear, G.blocks[0][0]):
             layer.weight.zero_()
         G.linear.bias.fill_(1)  # 4 × 4×4 activations, all on
-        G.blocks[0][2].bias.copy_(torch.tensor([-1.0, 1.0]))  # 2 × 8×8, half on
+        G.blocks[0][0].bias.copy_(torch.tensor([-1.0, 1.0]))  # 2 × 8×8, half on
     assert G.share_of_zeros(torch.zeros(300, 3)) == 64 / (64 + 128)
     assert not any(m._forward_hooks for m in G.modules())
 

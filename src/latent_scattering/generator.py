@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from latent_scattering.errors import ParameterError
+from latent_scattering.upsampling import UpsampledConvolution
 
 Variant = Literal["code", "text"]
 CHUNK = 256  # codes that are decoded at once where no gradient is wanted
@@ -107,38 +108,34 @@ class Generator(nn.Module):
         self.variant = variant
         code = variant == "code"
 
-        def convolution(c_in: int, c_out: int) -> list[nn.Module]:
-            # Their initial weights are drawn below, from the seed alone.
-            layers: list[nn.Module] = [
-                nn.ReflectionPad2d(kernel_size // 2),
-                skip_init(nn.Conv2d, c_in, c_out, kernel_size, bias=not code),
-            ]
-            return [*layers, nn.BatchNorm2d(c_out, eps=1e-3)] if code else layers
+        def normalised(layer: nn.Module, width: int) -> list[nn.Module]:
+            return [layer, nn.BatchNorm2d(width, eps=1e-3)] if code else [layer]
 
+        # Initial weights are drawn below, from the seed alone.
         self.linear = skip_init(
             nn.Linear, d, first * self.start[1] * self.start[2], bias=not code
         )
-        self.first = nn.Sequential(
-            *([nn.BatchNorm2d(first, eps=1e-3)] if code else []), nn.ReLU()
-        )
-        self.blocks = nn.Sequential(
-            *(
-                nn.Sequential(
-                    nn.Upsample(scale_factor=2, mode="bilinear"),
-                    *convolution(c_in, c_out),
-                    nn.ReLU(),
-                )
-                for c_in, c_out in pairwise(widths)
+        unflatten = nn.Unflatten(1, self.start)
+        self.first = nn.Sequential(*normalised(unflatten, first), nn.ReLU())
+        blocks: list[nn.Module] = []
+        for c_in, c_out in pairwise(widths):
+            convolution = skip_init(
+                UpsampledConvolution, c_in, c_out, kernel_size, bias=not code
             )
+            blocks.append(nn.Sequential(*normalised(convolution, c_out), nn.ReLU()))
+        self.blocks = nn.Sequential(*blocks)
+        self.image = nn.Sequential(
+            nn.ReflectionPad2d(kernel_size // 2),
+            *normalised(
+                skip_init(nn.Conv2d, last, channels, kernel_size, bias=not code),
+                channels,
+            ),
         )
-        self.image = nn.Sequential(*convolution(last, channels))
         self._initialise(torch.Generator().manual_seed(seed))
 
     def forward(self, z: Float[Tensor, "batch d"]) -> Float[Tensor, "batch c M N"]:
         """Return images on [-1, 1] (``"text"``: on [-1, ∞))."""
-        x = self.linear(z).unflatten(1, self.start)
-        x = x.contiguous(memory_format=torch.channels_last)  # as the weights in `fit`
-        x = self.image(self.blocks(self.first(x)))
+        x = self.image(self.blocks(self.first(self.linear(z))))
         if self.variant == "code":
             return x.tanh()
         return 2 * (x + (x.relu() - x).detach()) - 1
