@@ -8,18 +8,25 @@ right implementation passes with probability above .995 over seeds.
 import dcor
 import numpy as np
 import pytest
+from scipy import stats
 
 from latent_scattering import dependence
 from latent_scattering.errors import ParameterError
 
 FEW = {"n_permutations": 19}  # the least for a p of .05
 TESTS = {
-    "squares": lambda z, seed: dependence.squares(z, seed=seed, **FEW),
-    "norms": lambda z, seed: dependence.norms(z, seed=seed, **FEW),
-    "distances": lambda z, seed: dependence.distances(z, seed=seed, **FEW),
-    "information": lambda z, seed: dependence.information(z, seed=seed, **FEW),
-    "first": lambda z, seed: dependence.first_against_rest(z, seed=seed, **FEW),
-    "classifier": lambda z, seed: dependence.classifier(z, seed=seed),
+    "squares": lambda z, seed, **k: dependence.squares(z, seed=seed, **FEW, **k),
+    "norms": lambda z, seed, **k: dependence.norms(z, seed=seed, **FEW, **k),
+    "distances": lambda z, seed, **k: dependence.distances(z, seed=seed, **FEW, **k),
+    "information": lambda z, seed, **k: dependence.information(
+        z, seed=seed, **FEW, **k
+    ),
+    "first": lambda z, seed, **k: dependence.first_against_rest(
+        z, seed=seed, **FEW, **k
+    ),
+    "classifier": lambda z, seed, null="independent": dependence.classifier(
+        z, against=null, seed=seed
+    ),
 }
 
 
@@ -48,10 +55,21 @@ def coupled(n, rng):
     return z
 
 
-def rate(test, control, n, repetitions):
-    """Share of repetitions in which independence is rejected at .05."""
+def correlated(n, rng):
+    """A Gaussian vector whose components have the correlation .5."""
+    return rng.standard_normal((n, 2)) @ np.array([[1, 0.5], [0, 0.75**0.5]])
+
+
+def wide(n, rng):
+    """As held-out digits: many columns, weakly correlated, with heavy tails."""
+    mixing = np.eye(128) + 0.03 * np.random.default_rng(1).standard_normal((128, 128))
+    return np.sinh(rng.standard_normal((n, 128)) @ mixing)
+
+
+def rate(test, control, n, repetitions, **changed):
+    """Share of repetitions in which the null is rejected at .05."""
     p = [
-        TESTS[test](control(n, np.random.default_rng([seed, 7])), seed).p[0]
+        TESTS[test](control(n, np.random.default_rng([seed, 7])), seed, **changed).p[0]
         for seed in range(repetitions)
     ]
     return np.mean(np.array(p) <= 0.05)
@@ -64,13 +82,44 @@ def test_false_alarms_are_as_stated(test, control):
     assert rate(test, control, 100, 40) <= 7 / 40
 
 
-@pytest.mark.parametrize("control", [rotated, radial, coupled])
 @pytest.mark.parametrize("test", TESTS)
-def test_power_is_as_stated(test, control):
+def test_linear_dependence_is_a_false_alarm_only_for_the_linear_null(test):
+    assert rate(test, correlated, 100, 40, null="linear") <= 7 / 40
+    if test != "norms":  # the weakest against correlation
+        assert rate(test, correlated, 300, 10) >= 0.9
+
+
+@pytest.mark.parametrize("test", ["squares", "norms", "first", "classifier"])
+def test_false_alarms_with_as_many_components_as_the_digits(test):
+    # 20 repetitions: 1 is expected, above 4 come with probability .3 %.
+    assert rate(test, wide, 360, 20, null="linear") <= 4 / 20
+
+
+def test_many_weak_correlations_are_dependence_but_linear():
+    assert rate("first", wide, 360, 10) >= 0.5
+
+
+def test_the_classifier_is_right_half_the_time_by_chance():
+    # 20 repetitions at 360 × 128: their mean within 4 deviations, from both sides.
+    for null in ("independent", "linear"):
+        found = []
+        for seed in range(20):
+            rng = np.random.default_rng([seed, 9])
+            z = wide(360, rng)
+            copy = dependence.Copies(z, null).draw(z, rng)
+            row = dependence.classifier(copy, against=null, n_splits=3, seed=seed)
+            found.append(row.statistic[0])
+        assert abs(np.mean(found) - 0.5) < 4 * np.std(found) / 20**0.5
+
+
+@pytest.mark.parametrize("control", [rotated, radial, coupled])
+@pytest.mark.parametrize("null", ["independent", "linear"])
+@pytest.mark.parametrize("test", TESTS)
+def test_power_is_as_stated(test, null, control):
     # Power at n = 1,000 over 20 repetitions elsewhere: .9 for the mutual information of
     # what is rotated or radial, 1 for all others.
     weak = test == "information" and control is not coupled
-    assert rate(test, control, 1000, 10) >= (0.6 if weak else 0.9)
+    assert rate(test, control, 1000, 10, null=null) >= (0.6 if weak else 0.9)
 
 
 def test_pairs_are_found_and_only_they():
@@ -84,7 +133,7 @@ def test_pairs_are_found_and_only_they():
         found = pairs[pairs.p <= 0.05]
         assert found[["first", "second"]].to_numpy().tolist() == [[2, 4]]
         assert pairs.statistic.idxmax() == found.index[0]
-        assert (pairs.null_95 == pairs.null_95.iloc[0]).all()
+        assert (pairs.null_95 < pairs.statistic).sum() == 1
         assert table.p[0] == 0.05
         assert table.statistic[0] == pytest.approx(
             np.sqrt((pairs.statistic**2).mean()), rel=1e-6
@@ -106,6 +155,34 @@ def test_permuted_columns_keep_their_values():
     np.testing.assert_array_equal(np.sort(copy, axis=0), np.sort(z, axis=0))
     assert (copy != z).any()
     assert np.argsort(copy, axis=0).T.tolist() != np.argsort(z, axis=0).T.tolist()
+
+
+def test_linear_copies_keep_marginals_and_correlations_only():
+    z = radial(5000, np.random.default_rng(0)) @ np.array([[1, 0.4], [0, 0.6]])
+    copies = dependence.Copies(z, "linear")
+    copy = copies.draw(z, np.random.default_rng(1))
+    np.testing.assert_array_equal(np.sort(copy, axis=0), np.sort(z, axis=0))
+    ranks = [dependence.gaussianised(x) for x in (z, copy)]
+    true, found = (np.corrcoef(r.T)[0, 1] for r in ranks)
+    assert found == pytest.approx(true, abs=4 / 5000**0.5)
+    squared = [dependence.square_correlations(r)[0, 1] for r in ranks]
+    assert squared[1] == pytest.approx(true**2, abs=0.08)  # a Gaussian vector's
+    assert squared[0] > squared[1] + 0.1
+    # Few rows: by shrinkage, a copy is as correlated as the sample, not more.
+    few = np.random.default_rng(2).standard_normal((360, 128))
+    copy = dependence.Copies(few, "linear").draw(few, np.random.default_rng(3))
+    off = ~np.eye(128, dtype=bool)
+    rms = [np.sqrt(np.mean(np.corrcoef(x.T)[off] ** 2)) for x in (few, copy)]
+    assert rms[1] == pytest.approx(rms[0], rel=0.1)
+
+
+def test_gaussianised_columns_are_gaussian_and_in_order():
+    z = np.random.default_rng(0).exponential(size=(1000, 3))
+    mapped = dependence.gaussianised(z)
+    np.testing.assert_array_equal(mapped.argsort(0), z.argsort(0))
+    assert np.sort(mapped[:, 0]) == pytest.approx(
+        stats.norm.ppf((np.arange(1000) + 0.5) / 1000)
+    )
 
 
 def test_measures_of_pairs():
@@ -137,21 +214,17 @@ def test_norms_of_known_vectors():
     # A scale s with E s² = 1 gives var ‖z‖² / 2d = E s⁴ + d (E s⁴ − 1) / 2.
     rng = np.random.default_rng(0)
     z = rng.standard_normal((4000, 30))
-    spread, theory = dependence.norms(z, seed=0, **FEW).itertuples()
-    assert spread.statistic == pytest.approx(1, abs=0.1)
-    assert spread.null_mean == pytest.approx(1, abs=0.1)
-    assert theory.p > 0.01
+    row = dependence.norms(z, seed=0, **FEW).loc[0]
+    assert row.statistic == pytest.approx(1, abs=0.1)
+    assert row.null_mean == pytest.approx(1, abs=0.1)
     s = np.sqrt(rng.choice([0.5, 1.5], (4000, 1)))
-    spread, theory = dependence.norms(z * s, seed=0, **FEW).itertuples()
-    assert spread.statistic == pytest.approx(1.25 + 30 * 0.125, rel=0.1)
-    assert spread.p == 0.05
-    assert theory.p < 1e-6
+    row = dependence.norms(z * s, seed=0, **FEW).loc[0]
+    assert row.statistic == pytest.approx(1.25 + 30 * 0.125, rel=0.1)
+    assert row.p == 0.05
     # Of independent, not Gaussian components the marginals explain all.
-    spread, _ = dependence.norms(
-        rng.laplace(size=(4000, 30)), seed=0, **FEW
-    ).itertuples()
-    assert spread.statistic > 1.5
-    assert spread.null_mean == pytest.approx(spread.statistic, rel=0.1)
+    row = dependence.norms(rng.laplace(size=(4000, 30)), seed=0, **FEW).loc[0]
+    assert row.statistic > 1.5
+    assert row.null_mean == pytest.approx(row.statistic, rel=0.1)
 
 
 def test_classifier_against_gaussian_noise_and_its_interval():
@@ -180,3 +253,6 @@ def test_what_cannot_be_tested_is_said_in_one_line():
         faulty[:, 2] = 1
         with pytest.raises(ParameterError, match="column 3 is constant"):
             test(faulty, 0)
+    faulty[:, 2] = np.tile([1, -1], 10)  # its square is constant
+    with pytest.raises(ParameterError, match="column 3 is constant"):
+        dependence.squares(faulty, seed=0)

@@ -1,6 +1,7 @@
 """Tests of Gaussianity, on fixed seeds; false-alarm rates stated are over seeds."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -130,6 +131,12 @@ def test_sweep_counts_more_with_more_rows(rng):
         assert mean[test, "asymptotic", 0.05, 400] == count(z, test) == 40
 
 
+def test_subsets_differ(rng):
+    z = np.concatenate([rng.standard_normal((200, 60)), rng.laplace(size=(200, 60))])
+    table = normality.sweep(z, [100], n_subsets=6, seed=0)
+    assert table[table.test == "K²"].groupby("level").rejected.nunique().min() > 1
+
+
 def test_size_of_a_count():
     curve = {10: 2.0, 100: 6.0, 1000: 4.0, 10000: 100.0}
     assert normality.size_of_count(curve, 4.0) == pytest.approx(10**1.5)
@@ -164,6 +171,38 @@ def test_effect_sizes_of_a_gaussian(rng):
     assert width["excess kurtosis"] == pytest.approx((24 / 20_000) ** 0.5, rel=0.15)
     found = table.value.to_numpy().reshape(2, 3)
     np.testing.assert_allclose(found, [stats.kurtosis(z), stats.skew(z)], atol=1e-12)
+
+
+def test_medians_of_halves(rng):
+    z = rng.gamma(4, size=(300, 7))
+    found = normality.median_effects(z, n_halves=3, seed=5)
+    expected = [np.median(np.abs(f(z))) for f in (stats.skew, stats.kurtosis)]
+    np.testing.assert_allclose(found.iloc[0], expected, rtol=1e-8)
+    few = normality.median_effects(np.repeat(z[:20], 2, axis=0), n_halves=4, seed=1)
+    assert few.skewness.nunique() == 5
+    again = normality.median_effects(z, n_halves=3, seed=5)
+    pd.testing.assert_frame_equal(found, again)
+
+
+def test_interval_of_a_difference_covers_it(rng):
+    # Of noise, the worst case, the interval is wide: at most 5 of 40 misses.
+    # Of true effects: within what 40 repetitions at .05 leave with probability .999.
+    for scale, most in ((0.0, 5), (0.5, 7)):
+        missed = 0
+        for seed in range(40):
+            u = rng.standard_normal((2, 300, 60))
+            z = np.sinh(scale * u) if scale else u
+            one, other = (
+                normality.median_effects(x, n_halves=60, seed=seed)["skewness"]
+                for x in z
+            )
+            value, low, high = normality.difference(one, other)
+            assert value == one[0] - other[0]
+            missed += not low <= 0 <= high
+        assert missed <= most
+    wide = normality.median_effects(np.sinh(u[0]), seed=0)["excess kurtosis"]
+    plain = normality.median_effects(u[0], seed=0)["excess kurtosis"]
+    assert normality.difference(wide, plain)[1] > 0
 
 
 @pytest.mark.parametrize("function", [normality.tests, normality.effect_sizes])

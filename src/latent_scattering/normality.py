@@ -277,6 +277,59 @@ def effect_sizes(z: Float[np.ndarray, "n d"], *, level: float = 0.95) -> pd.Data
     return table.sort_values(["measure", "component"], ignore_index=True)
 
 
+def median_effects(
+    z: Float[np.ndarray, "n d"], *, n_halves: int = 200, seed: int
+) -> pd.DataFrame:
+    """Return medians over the columns of |g| and |b|, of z and of halves of its rows.
+
+    The halves are drawn from the seed and n alone, so that tables of two arrays of the
+    same n rows are paired; see `difference`.
+
+    Returns
+    -------
+    Columns ``skewness`` and ``excess kurtosis``, without sign; the first row of all
+    rows of z, then one a random half.
+
+    Raises
+    ------
+    ParameterError
+        See `checked`.
+    """
+    n = len(checked(z))
+    kept = np.ones((1 + n_halves, n))
+    kept[1:] = np.arange(n) < n // 2
+    kept[1:] = np.random.default_rng(seed).permuted(kept[1:], axis=1)
+    weights = kept / kept.sum(1, keepdims=True)
+    found = []
+    for _, block in _blocks(z):
+        u = stats.zscore(block)
+        mean, m2, m3, m4 = (weights @ u**k for k in (1, 2, 3, 4))
+        variance = m2 - mean**2
+        third = m3 - 3 * mean * m2 + 2 * mean**3
+        fourth = m4 - 4 * mean * m3 + 6 * mean**2 * m2 - 3 * mean**4
+        found.append([third / variance**1.5, fourth / variance**2 - 3])
+    medians = np.median(np.abs(np.concatenate(found, axis=2)), axis=2)
+    return pd.DataFrame(medians.T, columns=["skewness", "excess kurtosis"])
+
+
+def difference(
+    one: pd.Series, other: pd.Series, *, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Return a difference of two columns of `median_effects`, and its interval.
+
+    A normal one, with the deviation over the halves, which is that over samples of n
+    for smooth statistics; for noise under the absolute value it is some 25 % too large,
+    where a bootstrap's is too small and a jackknife's twice too large.
+
+    Returns
+    -------
+    (value, low, high)
+    """
+    delta = (one - other).to_numpy()
+    margin = stats.norm.ppf((1 + level) / 2) * delta[1:].std(ddof=1)
+    return delta[0], delta[0] - margin, delta[0] + margin
+
+
 def _statistics(
     z: Float[np.ndarray, "n d"],
 ) -> dict[str, Float64[np.ndarray, "2 d"]]:
