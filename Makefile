@@ -52,6 +52,7 @@ check: $(READY)  ## fail if a record no longer matches its source
 
 bench: $(READY)  ## compare with peers, side by side
 	python -m benchmarks.scattering
+	python -m benchmarks.upsampling
 
 lock:  ## resolve requirements.lock anew from pyproject.toml
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

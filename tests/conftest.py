@@ -1,12 +1,23 @@
 """What the tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from latent_scattering import paths
 from latent_scattering.datasets import idx
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small networks wait for threads longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -12,13 +12,7 @@ from latent_scattering.store import Store
 ARGUMENTS = {"n_epochs": 3, "batch_size": 16, "learning_rate": 1e-2, "seed": 0}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks as small as these wait for threads longer than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def pairs(n=40, seed=0):

@@ -14,13 +14,7 @@ from latent_scattering.generator import Generator
 ARGUMENTS = {"batch_size": 8, "learning_rate": 1e-2, "seed": 3}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks as small as these wait for threads longer than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def data(n=30):

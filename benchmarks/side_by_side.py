@@ -1,0 +1,64 @@
+"""What the benchmarks share: two competitors in turns, a table, a file."""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+from latent_scattering.report import processor_name
+
+MAX_TURNS = 15
+MIN_TURNS = 3
+
+
+def medians(
+    competitors: Mapping[str, Callable[[], object]], budget: float
+) -> dict[str, float]:
+    """Median seconds of each, called in turns in one process, within about `budget`."""
+    times: dict[str, list[float]] = {name: [] for name in competitors}
+    stop = time.perf_counter() + budget
+    for turn in range(MAX_TURNS):
+        if turn >= MIN_TURNS and time.perf_counter() > stop:
+            break
+        for name, function in competitors.items():
+            start = time.perf_counter()
+            function()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(some) for name, some in times.items()}
+
+
+def arguments(doc: str, seconds: float) -> argparse.Namespace:
+    """Those of the command line; sets the number of threads."""
+    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=seconds,
+        help=f"rough length of the whole ({seconds:g})",
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    return given
+
+
+def report(
+    given: argparse.Namespace, cases: list[dict], table: list[dict], formats: tuple
+) -> None:
+    """Print the table, and the machine above it; write all to the file, if wanted."""
+    machine = {
+        "processor": processor_name(),
+        "threads": given.threads,
+        "torch": torch.__version__,
+    }
+    print("{processor}, {threads} threads, torch {torch}\n".format(**machine))
+    print(tabulate(table, headers="keys", floatfmt=formats), "\n")
+    if given.json:
+        content = {"machine": machine, "cases": cases}
+        given.json.write_text(json.dumps(content, indent=2) + "\n")
