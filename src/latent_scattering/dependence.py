@@ -225,9 +225,9 @@ def classifier(
     A support vector machine with a Gaussian kernel, given z and its squares, learns on
     one half of the rows and is judged on the other; each half is copied by itself. The
     accuracy is the mean over random splits into halves; p and the interval are those of
-    Student's t with the variance of Nadeau & Bengio (2003), which allows for the overlap
-    of the splits. By chance it is ½, or a little less, since a copy has the very values
-    of its rows (.49 at 360 × 128): the test errs on the safe side.
+    Student's t with the variance of Nadeau & Bengio (2003), which allows for how the
+    splits overlap. By chance it is ½, or a little less, since a copy has the very
+    values of its rows (.49 at 360 × 128): the test errs on the safe side.
 
     Parameters
     ----------
