@@ -4,7 +4,8 @@ S = (x∗φ, |x∗ψ_λ|∗φ, ||x∗ψ_λ|∗ψ_μ|∗φ), sampled every 2^J pi
 section 3). What makes it fast: all angles are one batch; a convolution followed by
 subsampling multiplies only the blocks of the spectrum where the wavelet is not zero,
 adding them up to the small spectrum; φ is separable, so averaging and its subsampling
-are two small matrix products; images go through in chunks that stay in the cache.
+are two small matrix products, or one where the map is small; images go through in
+chunks that stay in the cache.
 """
 
 from typing import NamedTuple
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 NEGLIGIBLE = 1e-8  # of a wavelet's largest value in Fourier: taken as zero
+SMALL = 400  # samples of a map that is averaged by one matrix, not by two
 # The largest intermediate of a chunk, in complex numbers: a CPU's is to stay in cache
 CHUNK = {"cpu": 2**20, "cuda": 2**26}
 
@@ -102,12 +104,19 @@ class Scattering2D(torch.nn.Module):
             blocks, psi = _split(bank.psi_hat[j], 2**j)
             self._blocks.append(blocks)
             self._constant(f"psi{j}", psi)
+        # φ̂(0, 0) appears in both factors of φ̂(ω) = φ̂(ω1, 0) φ̂(0, ω2) / φ̂(0, 0)
+        factors = [
+            phi / bank.phi_hat[0, 0].sqrt()
+            for phi in (bank.phi_hat[:, 0], bank.phi_hat[0])
+        ]
+        for j in range(J):
+            rows, columns = (_averaging(phi, J, j) for phi in factors)
+            if rows.shape[1] * columns.shape[1] <= SMALL:
+                self._constant(f"phi{j}", torch.kron(rows, columns))
+            else:
+                self._constant(f"phi{j}_0", rows)
+                self._constant(f"phi{j}_1", columns)
         for axis, side in enumerate(padded_shape(J, shape)):
-            phi = bank.phi_hat[:, 0] if axis == 0 else bank.phi_hat[0]
-            # φ̂(0, 0) appears in both factors of φ̂(ω) = φ̂(ω1, 0) φ̂(0, ω2) / φ̂(0, 0)
-            phi = phi / bank.phi_hat[0, 0].sqrt()
-            for j in range(J):
-                self._constant(f"phi{j}_{axis}", _averaging(phi, J, j))
             padding = _reflection(shape[axis], side)
             self.register_buffer(f"padding_{axis}", padding, persistent=False)
 
@@ -204,6 +213,9 @@ class Scattering2D(torch.nn.Module):
         self, u: Float[Tensor, "*batch M1 N1"], j: int
     ) -> Float[Tensor, "*batch m n"]:
         """U ∗ φ sampled every 2^J pixels, less the padding; U is sampled every 2^j."""
+        if hasattr(self, f"phi{j}"):
+            both = getattr(self, f"phi{j}").to(u.dtype)
+            return (u.flatten(-2) @ both.mT).unflatten(-1, self.output_shape[1:])
         rows = getattr(self, f"phi{j}_0").to(u.dtype)
         columns = getattr(self, f"phi{j}_1").to(u.dtype)
         return rows @ (u @ columns.mT)
