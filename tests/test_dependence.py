@@ -140,6 +140,15 @@ def test_pairs_are_found_and_only_they():
         )
 
 
+def test_each_pair_has_the_threshold_of_its_own_spread():
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((100, 4))
+    z[:, 2:] = (rng.random((100, 2)) < 0.05) + 0.001 * z[:, 2:]  # a few large values
+    table = dependence.distances(z, seed=0, n_permutations=99).iloc[1:]
+    above = (table.null_95 - table.null_mean).to_numpy()
+    assert above[0] > 2 * above[-1]
+
+
 def test_false_alarms_over_all_pairs_together():
     # Heavy tails, 45 pairs at once, 40 repetitions: above 7 with probability .1 %.
     alarms = 0
@@ -168,12 +177,23 @@ def test_linear_copies_keep_marginals_and_correlations_only():
     squared = [dependence.square_correlations(r)[0, 1] for r in ranks]
     assert squared[1] == pytest.approx(true**2, abs=0.08)  # a Gaussian vector's
     assert squared[0] > squared[1] + 0.1
-    # Few rows: by shrinkage, a copy is as correlated as the sample, not more.
-    few = np.random.default_rng(2).standard_normal((360, 128))
-    copy = dependence.Copies(few, "linear").draw(few, np.random.default_rng(3))
-    off = ~np.eye(128, dtype=bool)
-    rms = [np.sqrt(np.mean(np.corrcoef(x.T)[off] ** 2)) for x in (few, copy)]
-    assert rms[1] == pytest.approx(rms[0], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "few",
+    [
+        np.random.default_rng(2).standard_normal((360, 128)),
+        wide(360, np.random.default_rng(2)),
+    ],
+)
+def test_linear_copies_of_few_rows_are_as_correlated_as_these(few):
+    def size(x):
+        r = np.corrcoef(dependence.gaussianised(x).T)
+        return np.sqrt(np.mean(r[~np.eye(128, dtype=bool)] ** 2))
+
+    copies, rng = dependence.Copies(few, "linear"), np.random.default_rng(3)
+    sizes = [size(copies.draw(few, rng)) for _ in range(9)]
+    assert np.median(sizes) == pytest.approx(size(few), rel=0.06)
 
 
 def test_gaussianised_columns_are_gaussian_and_in_order():

@@ -70,7 +70,8 @@ class Copies:
             weight = np.sqrt(1 - ledoit_wolf_shrinkage(mapped))
             correlation = weight * np.corrcoef(mapped, rowvar=False)
             np.fill_diagonal(correlation, 1)
-            self._factor = np.linalg.cholesky(correlation)
+            # What is drawn with it is only ranked: single precision is enough.
+            self._factor = np.linalg.cholesky(correlation).astype(np.float32)
 
     def draw(
         self, z: Float[np.ndarray, "m d"], rng: np.random.Generator
@@ -78,9 +79,11 @@ class Copies:
         """Return one copy of some rows, with their marginals."""
         if self.null == "independent":
             return rng.permuted(z, axis=0)
-        drawn = rng.standard_normal(z.shape) @ self._factor.T
-        ranks = drawn.argsort(axis=0).argsort(axis=0)
-        return np.take_along_axis(np.sort(z, axis=0), ranks, axis=0)
+        # Transposed: what is sorted is contiguous.
+        drawn = self._factor @ rng.standard_normal(z.T.shape, dtype=np.float32)
+        copy = np.empty_like(z.T, order="C")
+        np.put_along_axis(copy, drawn.argsort(axis=1), np.sort(z.T, axis=1), axis=1)
+        return copy.T
 
 
 def squares(

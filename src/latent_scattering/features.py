@@ -222,10 +222,7 @@ def fit(
         "seed": seed,
     }
     made = store.get("classifier", parameters, make, inputs=inputs)
-    network.load_state_dict(made.tensors)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    history = pd.DataFrame(made.record["history"])
+    history = training.restored(network, made)
     seconds = float(history.seconds.iloc[-1])
     return Classifier(network, shape, n_classes, history, seconds, made.key)
 

@@ -115,10 +115,7 @@ def fit(
         "seed": seed,
     }
     made = store.get("inversion", parameters, make, inputs=inputs)
-    generator.load_state_dict(made.tensors)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    history = pd.DataFrame(made.record["history"])
+    history = training.restored(generator, made)
     return Inversion(generator, history, float(history.seconds.iloc[-1]), made.key)
 
 

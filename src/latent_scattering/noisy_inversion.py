@@ -58,7 +58,6 @@ def fit(
     if not ((deviation >= 0) & deviation.isfinite()).all():
         raise ParameterError("deviation: some are negative or not finite")
     generator = copy.deepcopy(inverse.generator)
-    device = next(generator.parameters()).device
 
     def loss(
         model: nn.Module, batch: tuple[Tensor, ...], noise: torch.Generator
@@ -68,7 +67,7 @@ def fit(
         return (model(z + deviation.to(z) * drawn) - to_signed(pixels)).abs().mean()
 
     def make(work: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-        training.fit(
+        history = training.fit(
             generator,
             loss,
             train,
@@ -79,7 +78,7 @@ def fit(
             workspace=work,
             label="noisy inversion",
         )
-        return generator.state_dict(), {}
+        return generator.state_dict(), {"history": history.to_dict("records")}
 
     parameters = {
         "deviation": deviation.tolist(),
@@ -89,5 +88,5 @@ def fit(
         "seed": seed,
     }
     made = store.get("noisy-inversion", parameters, make, inputs=[inverse.key])
-    generator.load_state_dict(made.tensors)
-    return generator.to(device).eval()
+    training.restored(generator, made)
+    return generator

@@ -234,7 +234,8 @@ def device_name(device: torch.device) -> str:
     """Return a device in words: a GPU's model, or the CPU's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    n = torch.get_num_threads()
+    return f"CPU, {n} thread{'s' if n > 1 else ''}"
 
 
 def processor_name() -> str:

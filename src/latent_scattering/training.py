@@ -189,6 +189,17 @@ def fit(
     return pd.DataFrame(history)
 
 
+def restored(model: nn.Module, made: store.Artefact) -> pd.DataFrame:
+    """Give a network the weights that `fit` had made, now or once; return the history.
+
+    It is then in evaluation mode, on CUDA's device where there is one.
+    """
+    model.load_state_dict(made.tensors)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return pd.DataFrame(made.record["history"])
+
+
 def _check(
     data: tuple[Tensor, ...],
     n_epochs: int,

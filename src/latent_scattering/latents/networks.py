@@ -147,6 +147,4 @@ def train(
 
 def finished(model: Model, made: Artefact) -> Model:
     """Return the model with what `train` has made, now or once."""
-    model.network.load_state_dict(made.tensors)
-    model.network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    return replace(model, history=pd.DataFrame(made.record["history"]))
+    return replace(model, history=training.restored(model.network, made))
