@@ -7,6 +7,7 @@ NEEDS = {
     "whitening": [],
     "inversion": ["whitening"],
     "normality": ["whitening"],
+    "latents": ["inversion"],
 }
 RUN = config.get("run", "digits")
 

@@ -1,13 +1,14 @@
 """What the tests share."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
-from latent_scattering import paths
+from latent_scattering import paths, training
 from latent_scattering.datasets import idx
 
 
@@ -18,6 +19,41 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Called, it makes every further training an AssertionError."""
+
+    def refuse(*arguments: object, **more: object) -> None:
+        raise AssertionError("trained again")
+
+    return lambda: monkeypatch.setattr(training, "fit", refuse)
+
+
+@pytest.fixture
+def interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[ModuleType, str, int], list[int]]:
+    """Called with a module, its loss and n, it has batch n interrupt a training.
+
+    Returns a list of as many entries as batches were tried. Every epoch is saved.
+    """
+
+    def arrange(module: ModuleType, name: str, n: int) -> list[int]:
+        loss, batches = getattr(module, name), []
+
+        def interrupting(*arguments: object) -> object:
+            batches.append(1)
+            if len(batches) == n:
+                raise KeyboardInterrupt
+            return loss(*arguments)
+
+        monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+        monkeypatch.setattr(module, name, interrupting)
+        return batches
+
+    return arrange
 
 
 @pytest.fixture

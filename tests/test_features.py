@@ -127,13 +127,9 @@ def test_one_seed_one_network(tmp_path, monkeypatch):
         fit(tmp_path / "c", seed=1)
 
 
-def test_is_kept(tmp_path, monkeypatch):
+def test_is_kept(tmp_path, no_training):
     made = fit(tmp_path)
-
-    def refuse(*arguments, **more):
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr(training, "fit", refuse)
+    no_training()
     again = fit(tmp_path)
     pixels, labels = bright()
     assert torch.equal(again.features(pixels), made.features(pixels))
@@ -152,18 +148,9 @@ def test_is_kept(tmp_path, monkeypatch):
             fit(tmp_path, **changed)
 
 
-def test_interrupted_and_resumed_is_the_same(tmp_path, monkeypatch):
+def test_interrupted_and_resumed_is_the_same(tmp_path, interrupted):
     whole = fit(tmp_path / "whole")
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    loss, batches = features._loss, []
-
-    def interrupted(*arguments):
-        batches.append(1)
-        if len(batches) == 8:  # of six an epoch
-            raise KeyboardInterrupt
-        return loss(*arguments)
-
-    monkeypatch.setattr(features, "_loss", interrupted)
+    batches = interrupted(features, "_loss", 8)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "part")
     part = fit(tmp_path / "part")

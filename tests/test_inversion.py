@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from latent_scattering import inversion, metrics, training
+from latent_scattering import inversion, metrics
 from latent_scattering.errors import ParameterError
 from latent_scattering.generator import Generator
 from latent_scattering.pixels import to_signed
@@ -70,13 +70,9 @@ def test_loss_is_the_mean_absolute_error(tmp_path, monkeypatch):
     assert made.history.loss[0] == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_is_kept(tmp_path, monkeypatch):
+def test_is_kept(tmp_path, no_training):
     made = fit(tmp_path)
-
-    def refuse(*arguments, **more):
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr(training, "fit", refuse)
+    no_training()
     again = fit(tmp_path)
     assert torch.equal(vector(again.generator), vector(made.generator))
     assert again.history.equals(made.history)
@@ -93,18 +89,9 @@ def test_is_kept(tmp_path, monkeypatch):
             fit(tmp_path, **changed)
 
 
-def test_interrupted_and_resumed_is_the_same(tmp_path, monkeypatch):
+def test_interrupted_and_resumed_is_the_same(tmp_path, interrupted):
     whole = fit(tmp_path / "whole")
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    loss, batches = inversion._mean_absolute_error, []
-
-    def interrupted(*arguments):
-        batches.append(1)
-        if len(batches) == 5:  # of three an epoch
-            raise KeyboardInterrupt
-        return loss(*arguments)
-
-    monkeypatch.setattr(inversion, "_mean_absolute_error", interrupted)
+    batches = interrupted(inversion, "_mean_absolute_error", 5)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "part")
     part = fit(tmp_path / "part")

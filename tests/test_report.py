@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 
 from latent_scattering import parameters, paths, report
 from latent_scattering.errors import ParameterError
@@ -80,3 +81,10 @@ def test_verdicts():
     assert verdict(reproduced=True, partly=True) == "reproduced"
     assert verdict(reproduced=False, partly=True) == "partly"
     assert verdict(reproduced=False) == "not reproduced"
+
+
+def test_one_thread_is_not_threads(one_thread):
+    cpu = torch.device("cpu")
+    assert report.device_name(cpu) == "CPU, 1 thread"
+    torch.set_num_threads(2)
+    assert report.device_name(cpu) == "CPU, 2 threads"
