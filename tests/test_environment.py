@@ -2,9 +2,11 @@
 
 import re
 import tomllib
+from importlib.metadata import metadata
 
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from latent_scattering import paths
@@ -38,3 +40,13 @@ def test_environment_installs_the_same_lock():
     assert pip == ["-r requirements.lock", "-e ."]
     others = [d for d in environment["dependencies"] if isinstance(d, str)]
     assert [d.split("=")[0] for d in others] == ["python", "make", "pip"]
+
+
+def test_lock_installs_on_the_oldest_python_that_is_promised():
+    refused = [
+        f"{name}: {python}"
+        for name in pins()
+        if (python := metadata(name)["Requires-Python"])
+        and not SpecifierSet(python).contains("3.11.0")
+    ]
+    assert refused == []
