@@ -52,6 +52,15 @@ def test_figures_have_name_caption_and_alt_text(chapter):
             )
 
 
+def test_labels_are_unique_in_the_book():
+    labels = []
+    for chapter in CHAPTERS:
+        source = (paths.NOTEBOOKS / f"{chapter}.md").read_text()
+        labels += re.findall(r"^ +name: (fig-\S+)", source, re.M)
+        labels += re.findall(r'"(tab-\S+)"', source)
+    assert sorted(labels) == sorted(set(labels))
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_functions_in_chapters_are_short(chapter):
     for cell in cells(chapter, "code"):

@@ -19,6 +19,7 @@ from latent_scattering.store import Artefact
 
 Model = TypeVar("Model", bound="Trained")
 
+SMALL = 2**24  # weights × codes of a step below which threads cost more than they give
 WATCHED = 1_024  # training codes, the first ones, on which numbers are taken
 
 
@@ -130,19 +131,32 @@ def train(
     def validate(network: nn.Module) -> dict[str, float]:
         return {**numbers(), **(options.watch(model) if options.watch else {})}
 
-    history = training.fit(
-        model.network,
-        lambda network, batch, generator: network(batch[0], generator).mean(),
-        (z,),
-        n_epochs=options.n_epochs,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        seed=seed,
-        workspace=work,
-        validate=validate,
-        **more,
-    )
+    n_weights = sum(weight.numel() for weight in model.network.parameters())
+    with _threads(1 if n_weights * options.batch_size < SMALL else None):
+        history = training.fit(
+            model.network,
+            lambda network, batch, generator: network(batch[0], generator).mean(),
+            (z,),
+            n_epochs=options.n_epochs,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            seed=seed,
+            workspace=work,
+            validate=validate,
+            **more,
+        )
     return model.network.state_dict(), {"history": history.to_dict("records")}
+
+
+@contextmanager
+def _threads(n: int | None) -> Iterator[None]:
+    """Compute with n threads; None: with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def finished(model: Model, made: Artefact) -> Model:
