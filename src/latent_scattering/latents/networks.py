@@ -19,7 +19,7 @@ from latent_scattering.store import Artefact
 
 Model = TypeVar("Model", bound="Trained")
 
-SMALL = 2**24  # weights × codes of a step below which threads cost more than they give
+SMALL = 2**25  # weights × codes of a step below which threads cost more than they give
 WATCHED = 1_024  # training codes, the first ones, on which numbers are taken
 
 
