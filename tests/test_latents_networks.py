@@ -57,6 +57,21 @@ def test_mlp():
     assert len(networks.mlp(3, 2)) == 1
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_small_networks_train_on_one_thread(n, tmp_path, monkeypatch):
+    monkeypatch.setattr(networks, "SMALL", 0 if n > 1 else networks.SMALL)
+    torch.set_num_threads(2)  # `one_thread` restores what there was
+    seen = []
+
+    def watch(model):
+        seen.append(torch.get_num_threads())
+        return {}
+
+    fit("vae", tmp_path, codes(), n_epochs=1, widths=(3,), watch=watch)
+    assert seen == [n]
+    assert torch.get_num_threads() == 2
+
+
 def test_loss_of_the_training_is_the_mean_of_the_networks_own(tmp_path):
     """One batch of all codes: the loss is that of the first weights."""
     z = codes()
