@@ -36,7 +36,8 @@ build/.site: $(READY) $(PAGES)
 	@touch $@
 
 test: $(READY) lint  ## lint, types, unit tests, nbval of the run `digits`, the site
-	pytest --jaxtyping-packages=latent_scattering,beartype.beartype --ignore=tests/test_site.py
+	OMP_NUM_THREADS=1 pytest -n auto --dist worksteal --ignore=tests/test_site.py \
+	  --jaxtyping-packages=latent_scattering,beartype.beartype
 	python -m latent_scattering.record check --run digits
 	TQDM_DISABLE=1 LATENT_SCATTERING_VERIFY=1 pytest --nbval book/digits --nbval-cell-timeout=600
 	$(MAKE) --no-print-directory site

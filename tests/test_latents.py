@@ -26,6 +26,7 @@ SMALL = {
     "spline-flow": {**NET, "n_layers": 2},
     "flow-matching": {**NET, "n_steps": 2},
     "vae": {**NET, "latent_dim": 2},
+    "planar-vae": {**NET, "latent_dim": 2, "K": 2},
     "gan": {**NET, "latent_dim": 2},
 }
 NETWORKS = [name for name, options in SMALL.items() if "widths" in options]
@@ -108,6 +109,9 @@ def test_what_is_fitted_is_kept(name, tmp_path, request):
         ("spline-flow", {"patience": 2}),
         ("vae", {"beta": 0.1}),
         ("vae", {"latent_dim": 3}),
+        ("planar-vae", {"K": 3}),
+        ("planar-vae", {"amortised": True}),
+        ("planar-vae", {"beta": 0.1}),
         ("gan", {"latent_dim": 3}),
         ("gan", {"loss": "r1"}),
         ("gan", {"gamma": 2.0}),
@@ -227,6 +231,7 @@ def test_watch(name, tmp_path):
         ("vae", {"beta": float("inf")}, r"beta=inf: at least 0"),
         ("vae", {"latent_dim": 0}, r"latent_dim=0: at least 1"),
         ("vae", {"n_epochs": 0}, r"n_epochs=0: at least 1"),
+        ("planar-vae", {"K": -1}, r"K=-1: at least 0"),
         ("gan", {"latent_dim": 0}, r"latent_dim=0: at least 1"),
         ("gan", {"gamma": -1.0}, r"gamma=-1.0: at least 0"),
         ("gan", {"loss": "wgan"}, r"loss='wgan': not one of non-saturating, r1"),

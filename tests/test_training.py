@@ -167,6 +167,18 @@ def test_resumes_to_the_same_weights(at, tmp_path, always_save):
     assert resumed.seconds.is_monotonic_increasing
 
 
+def test_restores_weights_history_and_evaluation_mode():
+    torch.manual_seed(0)
+    fitted = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    rows = [{"epoch": 1, "loss": 0.5}]
+    made = store.Artefact("", store.state(fitted), {"history": rows})
+    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    history = training.restored(network, made)
+    assert not any(part.training for part in network.modules())
+    torch.testing.assert_close(network[0].weight, fitted[0].weight)
+    assert history.to_dict("records") == rows
+
+
 def test_goes_on_from_a_finished_training(tmp_path):
     whole = network()
     fit(whole, 5)

@@ -15,6 +15,7 @@ from latent_scattering.latents import (
     mixture,
     norm_matched,
     permuted,
+    planar_vae,
     spline_flow,
     vae,
 )
@@ -37,6 +38,7 @@ MODELS = {
     "spline-flow": Model(spline_flow.fit, spline_flow.Options),
     "flow-matching": Model(flow_matching.fit, flow_matching.Options),
     "vae": Model(vae.fit, vae.Options),
+    "planar-vae": Model(planar_vae.fit, planar_vae.Options),
     "gan": Model(gan.fit, gan.Options),
 }
 

@@ -1,7 +1,7 @@
 """The variational autoencoder of z (Kingma & Welling 2014), with β (Higgins 2017)."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -65,6 +65,16 @@ class RateDistortion(NamedTuple):
     """‖z − ẑ(h)‖²/d, with one h drawn from q(h | z); about 1 if ẑ ignores h."""
 
 
+class Draw(NamedTuple):
+    """One h of each code, drawn from q(h | z), and its price."""
+
+    h: Float[Tensor, "n H"]
+    rate: Float[Tensor, " n"]
+    """KL(q(h | z) ‖ N(0, I)), or an unbiased estimate."""
+    log_ratio: Float[Tensor, " n"]
+    """log p(h)/q(h | z)."""
+
+
 class Network(networks.Network):
     """Encoder q(h | z) = N(μ(z), diag s²(z)) and decoder ẑ(h)."""
 
@@ -98,10 +108,21 @@ class Network(networks.Network):
         noise = latent.normal(len(z), self.H, generator, z)
         return mean, log_s2, mean + (log_s2 / 2).exp() * noise
 
-    def rate_distortion(self, z: Tensor, generator: torch.Generator) -> RateDistortion:
-        """See `VAE.rate_distortion`."""
+    def draw(self, z: Tensor, generator: torch.Generator) -> Draw:
+        """Return an h of each code, and what it costs."""
         mean, log_s2, h = self.posterior(z, generator)
         rate = (mean.square() + log_s2.exp() - log_s2 - 1).sum(1) / 2
+        # The constants of p(h) and q(h | z) are the same.
+        surprise = (h - mean).square() / log_s2.exp() + log_s2 - h.square()
+        return Draw(h, rate, surprise.sum(1) / 2)
+
+    def centre(self, z: Tensor) -> Tensor:
+        """Return the h of each code that it is reconstructed from, μ."""
+        return self.encoder(z)[:, : self.H]
+
+    def rate_distortion(self, z: Tensor, generator: torch.Generator) -> RateDistortion:
+        """See `VAE.rate_distortion`."""
+        h, rate, _ = self.draw(z, generator)
         return RateDistortion(rate, (z - self.decoder(h)).square().mean(1))
 
     def log_likelihood(self, distortion: Tensor) -> Tensor:
@@ -111,11 +132,8 @@ class Network(networks.Network):
 
     def log_weight(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """Return log p(z, h)/q(h | z), with h drawn from q(h | z)."""
-        mean, log_s2, h = self.posterior(z, generator)
-        likelihood = self.log_likelihood((z - self.decoder(h)).square().mean(1))
-        # The constants of p(h) and q(h | z) are the same.
-        surprise = (h - mean).square() / log_s2.exp() + log_s2 - h.square()
-        return likelihood + surprise.sum(1) / 2
+        h, _, log_ratio = self.draw(z, generator)
+        return self.log_likelihood((z - self.decoder(h)).square().mean(1)) + log_ratio
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,9 +152,9 @@ class VAE(networks.Trained):
         return float(self.network.variance)
 
     def reconstruct(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Return ẑ(μ(z)), without noise."""
+        """Return ẑ of the centre of q(h | z), without noise."""
         net = self.network
-        return self._each(lambda z: net.decoder(net.encoder(z)[:, : net.H]), z)
+        return self._each(lambda z: net.decoder(net.centre(z)), z)
 
     def rate_distortion(self, z: Float[Tensor, "n d"], *, seed: int) -> RateDistortion:
         """Return the rate and the distortion of each code."""
@@ -182,6 +200,22 @@ def fit(
     """
     with networks.seeded(seed):
         model = VAE(Network(z.shape[1], options))
+    more: dict[str, Any] = {"seed": seed, "label": "VAE"}
+    return networks.finished(
+        model, keep(lambda work: train(model, z, options, work, **more))
+    )
+
+
+def train(
+    model: VAE,
+    z: Float32[Tensor, "n d"],
+    options: Options,
+    work: Path | None,
+    *,
+    seed: int,
+    label: str,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Train a model's network in place; return its weights and the record of it."""
 
     def numbers() -> dict[str, float]:
         found = model.rate_distortion(z[: networks.WATCHED], seed=seed)
@@ -190,11 +224,8 @@ def fit(
         model.network.variance.fill_(means["distortion"])
         return means
 
-    def make(work: Path | None) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-        weights, record = networks.train(
-            model, z, options, work, numbers=numbers, seed=seed, label="VAE"
-        )
-        distortion = model.rate_distortion(z, seed=seed).distortion
-        return {**weights, "variance": distortion.mean()}, record
-
-    return networks.finished(model, keep(make))
+    weights, record = networks.train(
+        model, z, options, work, numbers=numbers, seed=seed, label=label
+    )
+    distortion = model.rate_distortion(z, seed=seed).distortion
+    return {**weights, "variance": distortion.mean()}, record
