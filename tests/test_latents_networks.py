@@ -72,6 +72,25 @@ def test_small_networks_train_on_one_thread(n, tmp_path, monkeypatch):
     assert torch.get_num_threads() == 2
 
 
+def test_plain_fabric_trains_to_the_same_weights():
+    weights = []
+    for fabric in (networks.Plain(), None):
+        with networks.seeded(0):
+            network = networks.mlp(3, 4, 3)
+        training.fit(
+            network,
+            lambda network, batch, generator: network(batch[0]).square().mean(),
+            (codes(),),
+            n_epochs=2,
+            batch_size=20,
+            learning_rate=0.01,
+            seed=0,
+            fabric=fabric,
+        )
+        weights.append(network[0].weight.detach())
+    assert torch.equal(*weights)
+
+
 def test_loss_of_the_training_is_the_mean_of_the_networks_own(tmp_path):
     """One batch of all codes: the loss is that of the first weights."""
     z = codes()
