@@ -35,11 +35,13 @@ build/.site: $(READY) $(PAGES)
 	@jupyter-book build . -q -W --keep-going --path-output build
 	@touch $@
 
+# Tests and chapters run side by side, one thread each.
 test: $(READY) lint  ## lint, types, unit tests, nbval of the run `digits`, the site
 	OMP_NUM_THREADS=1 pytest -n auto --dist worksteal --ignore=tests/test_site.py \
 	  --jaxtyping-packages=latent_scattering,beartype.beartype
 	python -m latent_scattering.record check --run digits
-	TQDM_DISABLE=1 LATENT_SCATTERING_VERIFY=1 pytest --nbval book/digits --nbval-cell-timeout=600
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 LATENT_SCATTERING_VERIFY=1 \
+	  pytest -n auto --dist loadscope --nbval book/digits --nbval-cell-timeout=600
 	$(MAKE) --no-print-directory site
 	SITE=$(SITE) pytest tests/test_site.py
 

@@ -25,7 +25,7 @@ class Options(networks.Options):
     minimises E ς(−D(z)) + E ς(D(G(h))) and the generator E ς(−D(G(h))) (Goodfellow et
     al. 2014, section 3). ``"r1"`` adds γ/2 E‖∇D(z)‖² on real z to the former
     (Mescheder et al. 2018, eq. 9)."""
-    gamma: float = 10.0
+    gamma: float = 0.1
     """γ ≥ 0; of ``"r1"`` alone."""
     latent_dim: int = 64
     """H, dimension of the noise h (Ziomek & Farrahi, section 5.1)."""
