@@ -10,6 +10,10 @@ PAGES := $(shell find book notebooks runs src _config.yml _toc.yml README.md -ty
   -not -path '*/__pycache__/*' -not -path '*/.*')
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export JUPYTER_PLATFORM_DIRS := 1
+# glibc keeps the memory of large arrays instead of asking for it again each time:
+# on virtual machines that takes longer than filling it.
+export MALLOC_MMAP_MAX_ := 0
+export MALLOC_TRIM_THRESHOLD_ := 4294967296
 # papermill looks for Jupyter's widgets, which the book does without.
 export PYTHONWARNINGS := ignore:IProgress not found
 

@@ -76,9 +76,9 @@ class Copies:
         self, z: Float[np.ndarray, "m d"], rng: np.random.Generator
     ) -> Float[np.ndarray, "m d"]:
         """Return one copy of some rows, with their marginals."""
+        # Transposed, so that what is permuted or sorted is contiguous.
         if self.null == "independent":
-            return rng.permuted(z, axis=0)
-        # Transposed: what is sorted is contiguous.
+            return rng.permuted(np.ascontiguousarray(z.T), axis=1).T
         drawn = self._factor @ rng.standard_normal(z.T.shape, dtype=np.float32)
         copy = np.empty_like(z.T, order="C")
         np.put_along_axis(copy, drawn.argsort(axis=1), np.sort(z.T, axis=1), axis=1)
@@ -154,10 +154,12 @@ def first_against_rest(
     copies, the first column is permuted and the others stay together.
     """
 
+    x = np.empty((len(_checked(z)), len(z)))  # fresh memory costs more than filling it
+
     def measure(
         first: Float[np.ndarray, " n"], rest: Float[np.ndarray, "n n"]
     ) -> float:
-        distances = np.abs(np.subtract.outer(first, first)), rest
+        distances = np.abs(np.subtract.outer(first, first, out=x), out=x), rest
         products = [[np.vdot(a, b) for b in distances] for a in distances]
         sums = np.stack([a.sum(1) for a in distances])
         return float(_bias_corrected(np.array(products), sums)[0, 1])
@@ -167,7 +169,7 @@ def first_against_rest(
     ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n n"]]:
         return z[:, 0].astype(float), euclidean_distances(z[:, 1:].astype(float))
 
-    first, rest = parts(_checked(z))
+    first, rest = parts(z)
     value = measure(first, rest)
     if null == "independent":
         rng = np.random.default_rng(seed)
