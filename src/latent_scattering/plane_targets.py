@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from latent_scattering.store import Store
 
 SIDE, STEP = 8.0, 0.02  # of the square and the grid on which densities are integrated
 NODES = 40  # of Gauss–Hermite quadrature, along each axis
-BLOCK = 100  # steps between two looks at whether to write a checkpoint, at most
+BLOCK = 100  # steps whose draws are made at once, and at most those of an epoch
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -243,26 +244,29 @@ def fit(
         if value < 1:
             raise ParameterError(f"{name}={value}: at least 1 is allowed")
     network = _Flows(targets, K, constrained=constrained, n_steps=n_steps, seeds=seeds)
-    block = math.gcd(n_steps, BLOCK)
+    per_epoch = math.gcd(n_steps, BLOCK)
+
+    @lru_cache(maxsize=1)
+    def draws(block: int) -> Float32[Tensor, "steps seeds n 2"]:
+        rows = [
+            torch.randn(BLOCK, batch_size, 2, generator=_generator(seed, block))
+            for seed in seeds
+        ]
+        return torch.stack(rows, 1).to(network.planes.device)
 
     def loss(
         model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
     ) -> Tensor:
         # Adam treats each number alone, so the sum trains each flow as its own.
-        device, n = generator.device, len(batch[0])
-        key = int(torch.randint(2**62, (), generator=generator, device=device))
-        draws = [
-            torch.randn(n, 2, generator=_generator(seed, key, device), device=device)
-            for seed in seeds
-        ]
-        return model(torch.stack(draws)).sum()
+        step = int(network.step)
+        return model(draws(step // BLOCK)[step % BLOCK]).sum()
 
     def make(work: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         history = training.fit(
             network,
             loss,
-            (torch.zeros(block * batch_size, 0),),  # there is nothing but the noise
-            n_epochs=n_steps // block,
+            (torch.zeros(per_epoch * batch_size, 0),),  # there is nothing but the noise
+            n_epochs=n_steps // per_epoch,
             batch_size=batch_size,
             learning_rate=learning_rate,
             seed=0,  # each flow's draws have its own
@@ -311,7 +315,7 @@ def _normal(n: int, seed: int) -> Tensor:
     return torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
 
 
-def _generator(seed: int, key: int, device: torch.device) -> torch.Generator:
+def _generator(seed: int, block: int) -> torch.Generator:
     """Return a generator seeded by both."""
-    mixed = np.random.SeedSequence([seed, key]).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(mixed))
+    mixed = np.random.SeedSequence([seed, block]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(mixed))
