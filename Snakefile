@@ -8,6 +8,7 @@ NEEDS = {
     "inversion": ["whitening"],
     "normality": ["whitening"],
     "latents": ["inversion"],
+    "planar-flows": [],
 }
 RUN = config.get("run", "digits")
 

@@ -22,9 +22,9 @@ def points(n=200, seed=0):
     return 2 * torch.randn(n, 2, generator=torch.Generator().manual_seed(seed)).double()
 
 
-def fit(root, name="mixture", **options):
+def fit(root, names=("mixture",), **options):
     return plane_targets.fit(
-        name, **{"K": 2, "n_epochs": 3, "seed": 0, "store": Store(root), **options}
+        names, **{"K": 2, "n_steps": 3, "seeds": [0], "store": Store(root), **options}
     )
 
 
@@ -95,20 +95,46 @@ def test_divergence_without_flows_is_that_of_the_start(tmp_path):
     grid = torch.cartesian_prod(axis, axis)
     base = -grid.square().sum(1) / 2 - math.log(2 * math.pi)
     costs = base.exp() * (base - Target("mixture").log_prob(grid)) * 0.05**2
-    assert abs(found - costs.sum().item()) < 5 * error
-    assert 0 < error < 0.05
+    assert found.shape == error.shape == (1, 1)
+    assert abs(found.item() - costs.sum().item()) < 5 * error.item()
+    assert 0 < error.item() < 0.05
 
 
 def test_flows_split_the_gaussian(tmp_path):
-    made = fit(tmp_path, K=8, n_epochs=600)
-    divergence, error = made.divergence(20_000, seed=1)
-    assert divergence + 5 * error < best_gaussian(made.target)
-    right = made.sample(4000, seed=2).sum(1) > 0
+    made = fit(tmp_path, K=8, n_steps=600)
+    divergence, error = (x.item() for x in made.divergence(20_000, seed=1))
+    assert divergence + 5 * error < best_gaussian(Target("mixture"))
+    right = made.sample(4000, seed=2)[0, 0].sum(1) > 0
     assert right.double().mean().item() == pytest.approx(0.5, abs=0.25)
-    # The loss of an epoch is the divergence, on its draws.
-    assert made.history.loss[-50:].mean() == pytest.approx(divergence, abs=0.1)
-    density = made.flow.log_prob(made.sample(9, seed=2))
-    assert density.isfinite().all()
+    # The trace is the divergence, on each step's draws.
+    assert made.trace.shape == (600, 1, 1)
+    assert made.trace[-50:].mean().item() == pytest.approx(divergence, abs=0.1)
+    assert made.slopes().shape == (1, 1, 8)
+    assert made.slopes().min() > -1
+
+
+def test_density_is_that_of_the_draws(tmp_path):
+    """It integrates to 1, and gives the divergence once more."""
+    made = fit(tmp_path, K=4, n_steps=200, seeds=[0, 1])
+    axis = torch.arange(-7.9, 7.9, 0.1).double() + 0.013
+    grid = torch.cartesian_prod(axis, axis)
+    log_q = made.log_prob(grid.float()).double()
+    assert log_q.shape == (1, 2, len(grid))
+    np.testing.assert_allclose(log_q.exp().sum(-1) * 0.1**2, 1, atol=2e-3)
+    costs = log_q.exp() * (log_q - Target("mixture").log_prob(grid)) * 0.1**2
+    found, error = made.divergence(40_000, seed=3)
+    assert ((costs.sum(-1) - found).abs() < 5 * error + 1e-3).all()
+
+
+def test_flows_are_the_same_alone(tmp_path):
+    """Whatever targets and seeds are trained beside them, in blocks or not."""
+    together = fit(tmp_path, ["U1", "U4"], n_steps=20, seeds=[3, 1])
+    alone = fit(tmp_path, ["U4"], n_steps=20, seeds=[1])
+    torch.testing.assert_close(together.trace[:, 1, 1], alone.trace[:, 0, 0])
+    torch.testing.assert_close(together.slopes()[1, 1], alone.slopes()[0, 0])
+    assert (together.trace[:, 1, 0] - together.trace[:, 1, 1]).abs().min() > 1e-5
+    assert (together.trace[:, 0] - together.trace[:, 1]).abs().min() > 1e-5
+    assert together.sample(9, seed=0).shape == (2, 2, 9, 2)
 
 
 def test_what_is_fitted_is_kept(tmp_path, monkeypatch):
@@ -120,15 +146,15 @@ def test_what_is_fitted_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "fit", refuse)
     again = fit(tmp_path)
     assert torch.equal(again.sample(9, seed=0), made.sample(9, seed=0))
-    assert again.history.equals(made.history)
+    assert torch.equal(again.trace, made.trace)
     for changed in (
-        {"name": "U1"},
+        {"names": ["U1"]},
         {"K": 3},
-        {"n_epochs": 4},
+        {"n_steps": 4},
         {"batch_size": 5},
         {"learning_rate": 0.1},
         {"constrained": False},
-        {"seed": 1},
+        {"seeds": [1]},
     ):
         with pytest.raises(AssertionError, match="fitted again"):
             fit(tmp_path, **changed)
@@ -137,10 +163,13 @@ def test_what_is_fitted_is_kept(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "U5"}, "target 'U5': not one of mixture, U1, U2, U3, U4"),
+        ({"names": ["U5"]}, "target 'U5': not one of mixture, U1, U2, U3, U4"),
         ({"K": -1}, "d=2, K=-1: at least 1 and 0"),
         ({"batch_size": 0}, "batch_size=0: at least 1"),
-        ({"n_epochs": 0}, "n_epochs=0: at least 1"),
+        ({"n_steps": 0}, "n_steps=0: at least 1"),
+        ({"names": []}, "0 targets"),
+        ({"seeds": []}, r"seeds=\[\]: one or more"),
+        ({"seeds": [1, 1]}, r"seeds=\[1, 1\]: one or more different"),
     ],
 )
 def test_refusals(options, message, tmp_path):

@@ -2,26 +2,27 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from latent_scattering import training
 from latent_scattering.errors import ParameterError
-from latent_scattering.planar_flow import PlanarFlow
+from latent_scattering.planar_flow import Flowed, flow, initial, inverse, slopes
 from latent_scattering.store import Store
 
 SIDE, STEP = 8.0, 0.02  # of the square and the grid on which densities are integrated
 NODES = 40  # of Gauss–Hermite quadrature, along each axis
+BLOCK = 100  # steps whose draws are made at once, and at most those of an epoch
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -103,99 +104,188 @@ class Target:
         return -self.energy(z[:, 0], z[:, 1]) - self.log_norm
 
 
+class _Flows(nn.Module):
+    """K planar flows for each target and seed, trained together."""
+
+    trace: Tensor
+    step: Tensor
+
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        K: int,
+        *,
+        constrained: bool,
+        n_steps: int,
+        seeds: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.targets, self.constrained = targets, constrained
+        first = [initial(2, K, constrained=constrained, seed=seed) for seed in seeds]
+        planes = torch.stack(first).expand(len(targets), -1, -1, -1)
+        self.planes = nn.Parameter(planes.clone())
+        self.register_buffer("trace", torch.zeros(n_steps, *planes.shape[:2]))
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def flow(self, z: Float[Tensor, "seeds n 2"]) -> Flowed:
+        """Return z_K and log |det ∂z_K/∂z|, targets first."""
+        z = z.expand(len(self.targets), -1, -1, -1)
+        return Flowed(*flow(z, self.planes, constrained=self.constrained))
+
+    def costs(self, z: Float[Tensor, "seeds n 2"]) -> Float[Tensor, "targets seeds n"]:
+        """Return log q(z_K) − log p(z_K) of points z, which are taken to z_K."""
+        z_K, log_det = self.flow(z)
+        log_p = [
+            target.log_prob(of_target.flatten(0, 1)).view(z.shape[:2])
+            for target, of_target in zip(self.targets, z_K, strict=True)
+        ]
+        log_base = -z.square().sum(-1) / 2 - LOG_2PI
+        return log_base - log_det - torch.stack(log_p)
+
+    def forward(self, z: Float[Tensor, "seeds n 2"]) -> Tensor:
+        """Return the mean costs, and keep them."""
+        means = self.costs(z).mean(-1)
+        self.trace[self.step] = means.detach()
+        self.step += 1
+        return means
+
+
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A flow from N(0, I) to a target."""
+    """Flows from N(0, I) to targets; what they return has targets, then seeds first."""
 
-    flow: PlanarFlow
-    """In evaluation mode."""
-    target: Target
-    history: pd.DataFrame
-    """A row an epoch; ``loss`` is KL(q ‖ p) in nats, on that epoch's draws."""
+    network: _Flows
+    """In evaluation mode, on CUDA's device where there is one."""
+    names: tuple[str, ...]
+    """Of the targets."""
+    seeds: tuple[int, ...]
+    """Of the initial flows and of the draws."""
+
+    @property
+    def trace(self) -> Float32[Tensor, "steps targets seeds"]:
+        """KL(q ‖ p) in nats, on each step's draws."""
+        return self.network.trace.cpu()
 
     @torch.no_grad()
-    def sample(self, n: int, *, seed: int) -> Float32[Tensor, "n 2"]:
+    def sample(self, n: int, *, seed: int) -> Float32[Tensor, "targets seeds n 2"]:
         """Return n draws of q."""
-        return self.flow(_normal(n, seed).to(self.flow.planes)).z.cpu()
+        return self.network.flow(self._normal(n, seed)).z.cpu()
 
     @torch.no_grad()
-    def divergence(self, n: int = 100_000, *, seed: int) -> tuple[float, float]:
-        """Return KL(q ‖ p) in nats, by n draws, and its standard error."""
-        z = _normal(n, seed).to(self.flow.planes)
-        costs = _costs(self.flow, self.target, z).double()
-        return float(costs.mean()), float(costs.std()) / n**0.5
+    def divergence(
+        self, n: int = 100_000, *, seed: int
+    ) -> tuple[Float64[Tensor, "targets seeds"], Float64[Tensor, "targets seeds"]]:
+        """Return KL(q ‖ p) in nats, by n draws, and its standard error.
+
+        Of flows that are not invertible, it is that of no density: see `slopes`.
+        """
+        costs = self.network.costs(self._normal(n, seed)).double().cpu()
+        return costs.mean(-1), costs.std(-1) / n**0.5
+
+    def log_prob(self, z: Float[Tensor, "n 2"]) -> Float[Tensor, "targets seeds n"]:
+        """Return log q, in nats; ParameterError if a flow is not invertible."""
+        planes, constrained = self.network.planes.detach(), self.network.constrained
+        z = z.to(planes).expand(*planes.shape[:2], -1, -1)
+        start = inverse(z, planes, constrained=constrained)
+        log_det = flow(start, planes, constrained=constrained).log_det
+        return (-start.square().sum(-1) / 2 - LOG_2PI - log_det).cpu()
+
+    def slopes(self) -> Float32[Tensor, "targets seeds K"]:
+        """Return each flow's wᵀû: it is invertible above −1."""
+        return slopes(self.network.planes, constrained=self.network.constrained).cpu()
+
+    def _normal(self, n: int, seed: int) -> Tensor:
+        """Return the same draws for all targets and seeds."""
+        return _normal(n, seed).to(self.network.planes).expand(len(self.seeds), -1, -1)
 
 
 def fit(
-    name: str,
+    names: Sequence[str],
     *,
     K: int,
-    n_epochs: int = 1_500,
+    n_steps: int = 1_500,
     batch_size: int = 512,
     learning_rate: float = 1e-2,
     constrained: bool = True,
-    seed: int,
+    seeds: Sequence[int],
     store: Store,
 ) -> Fit:
     """Return K planar flows that minimise KL(q ‖ p), q that of z_K with z ~ N(0, I).
 
+    Those of all targets and seeds are trained at once, without knowing of one another:
+    a seed has the same initial flows and draws for any target, K and set of seeds.
+
     Parameters
     ----------
-    name
-        Of the target, one of `ENERGIES`.
+    names
+        Of the targets, in `ENERGIES`.
     K, constrained
-        See `PlanarFlow`.
-    n_epochs, batch_size, learning_rate
-        Each epoch is one step of Adam on fresh draws; the paper states n_epochs alone.
-    seed
-        Of the initial flows and of the draws.
+        See `planar_flow.PlanarFlow`.
+    n_steps, batch_size, learning_rate
+        Steps of Adam, each on fresh draws. The paper states 1,500 epochs, and no more.
+    seeds
+        One or more, ≥ 0, all different.
     store
-        Where it is kept.
+        Where they are kept.
 
     Raises
     ------
     ParameterError
         If a value is out of range.
     TrainingError
-        If the training diverges.
+        If a training diverges.
     """
-    target = Target(name)
-    flow = PlanarFlow(2, K, constrained=constrained, seed=seed)
-    if batch_size < 1:
-        raise ParameterError(f"batch_size={batch_size}: at least 1 is allowed")
+    targets = [Target(name) for name in names]
+    if not targets:
+        raise ParameterError("0 targets: give at least one")
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ParameterError(f"seeds={list(seeds)}: one or more different ones ≥ 0")
+    for name, value in {"batch_size": batch_size, "n_steps": n_steps}.items():
+        if value < 1:
+            raise ParameterError(f"{name}={value}: at least 1 is allowed")
+    network = _Flows(targets, K, constrained=constrained, n_steps=n_steps, seeds=seeds)
+    per_epoch = math.gcd(n_steps, BLOCK)
+
+    @lru_cache(maxsize=1)
+    def draws(block: int) -> Float32[Tensor, "steps seeds n 2"]:
+        rows = [
+            torch.randn(BLOCK, batch_size, 2, generator=_generator(seed, block))
+            for seed in seeds
+        ]
+        return torch.stack(rows, 1).to(network.planes.device)
 
     def loss(
         model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
     ) -> Tensor:
-        (empty,) = batch
-        z = torch.randn(empty.shape, generator=generator, device=generator.device)
-        return _costs(model, target, z).mean()
+        # Adam treats each number alone, so the sum trains each flow as its own.
+        step = int(network.step)
+        return model(draws(step // BLOCK)[step % BLOCK]).sum()
 
     def make(work: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         history = training.fit(
-            flow,
+            network,
             loss,
-            (torch.zeros(batch_size, 2),),
-            n_epochs=n_epochs,
+            (torch.zeros(per_epoch * batch_size, 0),),  # there is nothing but the noise
+            n_epochs=n_steps // per_epoch,
             batch_size=batch_size,
             learning_rate=learning_rate,
-            seed=seed,
+            seed=0,  # each flow's draws have its own
             workspace=work,
-            label=f"{name}, K={K}",
+            label=f"{', '.join(names)}, K={K}",
         )
-        return flow.state_dict(), {"history": history.to_dict("records")}
+        return network.state_dict(), {"history": history.to_dict("records")}
 
     parameters = {
-        "name": name,
+        "names": list(names),
         "K": K,
-        "n_epochs": n_epochs,
+        "n_steps": n_steps,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "constrained": constrained,
-        "seed": seed,
+        "seeds": list(seeds),
     }
-    made = store.get("plane-flow", parameters, make)
-    return Fit(flow, target, training.restored(flow, made))
+    training.restored(network, store.get("plane-flow", parameters, make))
+    return Fit(network, tuple(names), tuple(seeds))
 
 
 def best_gaussian(target: Target) -> float:
@@ -221,12 +311,11 @@ def best_gaussian(target: Target) -> float:
     return min(float(minimize(divergence, s, jac=True).fun) for s in starts)
 
 
-def _costs(flow: nn.Module, target: Target, z: Tensor) -> Tensor:
-    """Return log q(z_K) − log p(z_K) of points z, which are taken to z_K."""
-    z_K, log_det = flow(z)
-    log_base = -z.square().sum(1) / 2 - LOG_2PI
-    return log_base - log_det - target.log_prob(z_K)
-
-
 def _normal(n: int, seed: int) -> Tensor:
     return torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
+
+
+def _generator(seed: int, block: int) -> torch.Generator:
+    """Return a generator seeded by both."""
+    mixed = np.random.SeedSequence([seed, block]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(mixed))
