@@ -41,11 +41,11 @@ build/.site: $(READY) $(PAGES)
 
 # Tests and chapters run side by side, one thread each.
 test: $(READY) lint  ## lint, types, unit tests, nbval of the run `digits`, the site
-	OMP_NUM_THREADS=1 pytest -n auto --dist worksteal --ignore=tests/test_site.py \
+	OMP_NUM_THREADS=1 pytest -n logical --dist worksteal --ignore=tests/test_site.py \
 	  --jaxtyping-packages=latent_scattering,beartype.beartype
 	python -m latent_scattering.record check --run digits
 	OMP_NUM_THREADS=1 TQDM_DISABLE=1 LATENT_SCATTERING_VERIFY=1 \
-	  pytest -n auto --dist loadscope --nbval book/digits --nbval-cell-timeout=600
+	  pytest -n logical --dist loadscope --nbval book/digits --nbval-cell-timeout=600
 	$(MAKE) --no-print-directory site
 	SITE=$(SITE) pytest tests/test_site.py
 
