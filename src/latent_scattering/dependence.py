@@ -302,7 +302,8 @@ def distance_correlations(z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d d
     diagonal, in time n² d².
 
     Székely & Rizzo (2014), "Partial distance correlation with methods for
-    dissimilarities": inner products of U-centred distance matrices.
+    dissimilarities": inner products of U-centred distance matrices. dcor's
+    `u_distance_correlation_sqr` gives the same, but compiles for seconds at import.
     """
     n, d = z.shape
     columns = z.T.astype(float, order="C")
@@ -321,7 +322,8 @@ def mutual_information(
     """Return mutual informations in nats, 0 on the diagonal, by k nearest neighbours.
 
     Kraskov, Stögbauer & Grassberger (2004), equation 8: biased towards 0; estimates
-    below 0 are 0. scikit-learn's `mutual_info_regression` gives the same.
+    below 0 are 0. scikit-learn's `mutual_info_regression` gives the same, in three to
+    seven times the time, of which most goes into checks.
     """
     n, d = z.shape
     columns = (z / z.std(0)).T.astype(float, order="C")
