@@ -158,6 +158,16 @@ def test_false_alarms_over_all_pairs_together():
     assert alarms <= 7
 
 
+@pytest.mark.parametrize("null", ["independent", "linear"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_copies_keep_the_values_of_each_column(null, order):
+    z = np.random.default_rng(0).standard_normal((50, 3)) * [1, 10, 100]
+    z = np.array(z, np.float32, order=order)
+    copy = dependence.Copies(z, null).draw(z, np.random.default_rng(1))
+    np.testing.assert_array_equal(np.sort(copy, axis=0), np.sort(z, axis=0))
+    assert (copy != z).mean() > 0.8
+
+
 def test_permuted_columns_keep_their_values():
     z = np.random.default_rng(0).standard_normal((50, 3))
     copy = dependence.permuted(z, seed=1)

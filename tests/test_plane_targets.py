@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from latent_scattering import plane_targets, training
+from latent_scattering import planar_flow, plane_targets, training
 from latent_scattering.errors import ParameterError
 from latent_scattering.plane_targets import Target, best_gaussian
 from latent_scattering.store import Store
@@ -135,6 +135,29 @@ def test_flows_are_the_same_alone(tmp_path):
     assert (together.trace[:, 1, 0] - together.trace[:, 1, 1]).abs().min() > 1e-5
     assert (together.trace[:, 0] - together.trace[:, 1]).abs().min() > 1e-5
     assert together.sample(9, seed=0).shape == (2, 2, 9, 2)
+
+
+def test_each_seed_and_step_has_draws_of_its_own_and_each_seed_first_flows(tmp_path):
+    # Steps so small that the flows stay what they are in the beginning.
+    made = fit(tmp_path, seeds=[1, 2], batch_size=50, learning_rate=1e-12)
+    for i, seed in enumerate(made.seeds):
+        planes = planar_flow.initial(2, 2, seed=seed)
+        noise = plane_targets._generator(seed, 0)
+        draws = torch.randn(plane_targets.BLOCK, 50, 2, generator=noise)
+        for step, z in enumerate(draws[:3]):
+            z_K, log_det = planar_flow.flow(z, planes)
+            log_q = -z.square().sum(1) / 2 - math.log(2 * math.pi) - log_det
+            cost = (log_q - Target("mixture").log_prob(z_K)).mean().item()
+            assert made.trace[step, 0, i].item() == pytest.approx(cost, abs=1e-5)
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_slopes(constrained, tmp_path):
+    made = fit(tmp_path, K=1, constrained=constrained)
+    # u, w and b of a flow with wᵀu = −3.
+    made.network.planes.data[:] = torch.tensor([-3.0, 0.0, 1.0, 0.0, 0.5])
+    expected = math.log1p(math.exp(-3)) - 1 if constrained else -3.0
+    assert made.slopes().item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_what_is_fitted_is_kept(tmp_path, monkeypatch):
