@@ -9,6 +9,7 @@ NEEDS = {
     "normality": ["whitening"],
     "latents": ["inversion"],
     "planar-flows": [],
+    "timing": ["latents"],
 }
 RUN = config.get("run", "digits")
 
