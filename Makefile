@@ -58,8 +58,10 @@ check: $(READY)  ## fail if a record no longer matches its source
 	@python -m latent_scattering.record check
 
 bench: $(READY)  ## compare with peers, side by side
+	@python -m pip install -q --disable-pip-version-check --no-deps normflows==1.7.3
 	python -m benchmarks.scattering
 	python -m benchmarks.upsampling
+	python -m benchmarks.planar_flow
 
 lock:  ## resolve requirements.lock anew from pyproject.toml
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

@@ -2,7 +2,8 @@
 
     python -m benchmarks.planar_flow [--seconds 60] [--threads 2] [--json FILE]
 
-Wants normflows, which nothing else does: ``pip install --no-deps normflows==1.7.3``.
+Wants normflows, which nothing else does: ``pip install --no-deps normflows==1.7.3``, as
+``make bench`` has done already.
 In float32, K layers of the same planes, a loss that needs both z_K and log |det|, its
 gradients by the points and all parameters; the median of several passes, taken in turns
 in one process. The error is that of z_K: the log-determinant of normflows 1.7.3 has u

@@ -1,0 +1,137 @@
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from latent_scattering import krylov, whitening
+from latent_scattering.errors import ParameterError
+
+
+def rows(n=1500, p=300, seed=0):
+    """Rows whose variances fall like 1/k, in rotated axes, off the origin."""
+    noise = torch.Generator().manual_seed(seed)
+    axes, _ = torch.linalg.qr(torch.randn(p, p, generator=noise, dtype=torch.float64))
+    deviations = torch.arange(1, p + 1).double() ** -0.5
+    x = torch.randn(n, p, generator=noise, dtype=torch.float64) * deviations
+    return x @ axes + 3
+
+
+def sine(one, other):
+    """Of the largest angle between two subspaces."""
+    least = torch.linalg.svdvals(one.components.double() @ other.components.T).min()
+    return float((1 - least.clamp(max=1) ** 2).sqrt())
+
+
+def test_is_the_exact_whitening_to_a_precision_that_grows_with_the_passes():
+    x, d = rows(), 32
+    exact = whitening.fit(x.split(200), d)
+    angles = []
+    for n_passes in (2, 3, 4, 5):
+        found = krylov.fit(
+            lambda: x.split(200), d, n_passes=n_passes, oversampling=16, seed=0
+        )
+        angles.append(sine(found, exact))
+    assert angles == sorted(angles, reverse=True)
+    assert angles[-1] < 3e-3
+    torch.testing.assert_close(found.eigenvalues, exact.eigenvalues, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.mean, exact.mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        found.total_variance, exact.total_variance, rtol=1e-6, atol=0
+    )
+    gram = found.components @ found.components.T
+    torch.testing.assert_close(gram, torch.eye(d).double(), rtol=0, atol=1e-5)
+    z = found.transform(x)
+    covariance = z.T @ z / (len(x) - 1)
+    torch.testing.assert_close(covariance, torch.eye(d).double(), rtol=0, atol=1e-3)
+
+
+def test_is_exact_where_the_blocks_fill_the_space():
+    x, d = rows(p=40), 10
+    exact = whitening.fit([x], d)
+    found = krylov.fit(lambda: [x], d, n_passes=9, oversampling=6, seed=1)
+    assert sine(found, exact) < 1e-3
+    # Components, not only their span; the largest entry of each is positive.
+    torch.testing.assert_close(found.components, exact.components, rtol=0, atol=1e-3)
+
+
+def test_fewer_rows_than_coefficients():
+    x = rows(n=100)
+    exact = whitening.fit([x], 20)
+    found = krylov.fit(lambda: x.split(30), 20, n_passes=5, seed=0)
+    torch.testing.assert_close(found.eigenvalues, exact.eigenvalues, rtol=1e-4, atol=0)
+
+
+def test_batches_do_not_matter_and_the_seed_hardly():
+    x = rows()
+    one = krylov.fit(lambda: [x], 16, n_passes=4, seed=0)
+    other = krylov.fit(lambda: x.split(7), 16, n_passes=4, seed=1)
+    torch.testing.assert_close(one.eigenvalues, other.eigenvalues, rtol=1e-4, atol=0)
+    assert sine(one, other) < 1e-2
+
+
+def test_several_processes_return_the_same(tmp_path):
+    script = tmp_path / "one_of_two.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys
+            import torch
+            import torch.distributed as dist
+            from safetensors.torch import save_file
+            from latent_scattering import krylov
+            from test_krylov import rows
+
+            rank, folder = int(sys.argv[1]), sys.argv[2]
+            torch.set_num_threads(1)
+            dist.init_process_group(
+                "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+            )
+            mine = rows()[rank::2]
+            found = krylov.fit(lambda: mine.split(200), 32, n_passes=4, seed=0)
+            tensors = {k: t.contiguous() for k, t in found.tensors().items()}
+            save_file(tensors, f"{folder}/{rank}.safetensors")
+            dist.destroy_process_group()
+            """
+        )
+    )
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(rank), str(tmp_path)],
+            env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(120) for process in running] == [0, 0]
+    one, other = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    assert all(one[name].equal(other[name]) for name in one)
+    alone = krylov.fit(lambda: [rows()], 32, n_passes=4, seed=0)
+    torch.testing.assert_close(one["eigenvalues"], alone.eigenvalues, rtol=1e-4, atol=0)
+    torch.testing.assert_close(one["mean"], alone.mean, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("d", "options", "message"),
+    [
+        (0, {}, "d=0: 1 … 300"),
+        (301, {}, "d=301: 1 … 300"),
+        (40, {}, "n=30 images: more than d=40"),
+        (4, {"n_passes": 1}, "n_passes=1"),
+        (4, {"oversampling": -1}, "oversampling=-1"),
+    ],
+)
+def test_refuses_sizes_by_name(d, options, message):
+    with pytest.raises(ParameterError, match=message):
+        krylov.fit(lambda: [rows(n=30)], d, **{"seed": 0, **options})
+
+
+def test_refuses_no_rows_and_rows_that_are_not_finite():
+    with pytest.raises(ParameterError, match="no rows"):
+        krylov.fit(lambda: [], 4, seed=0)
+    x = rows(n=50)
+    x[17, 3] = torch.nan
+    with pytest.raises(ParameterError, match="row 17 has values that are not finite"):
+        krylov.fit(lambda: x.split(10), 4, seed=0)
