@@ -248,7 +248,7 @@ def test_really_full_disk_is_recognised(kept):
     if not Path("/dev/full").exists():
         pytest.skip("/dev/full is Linux's")
     refused = pytest.raises(ArtefactError, match="No space left on device")
-    with refused, store._writing(kept.root):
+    with refused, store.writing(kept.root):
         Path("/dev/full").write_bytes(b"x" * 100_000)
 
 

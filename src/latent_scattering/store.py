@@ -14,7 +14,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ class Store:
             }
         )[:32]
         folder = self.root / stage / key
-        with _writing(folder):
+        with writing(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.with_suffix(".lock")):
                 artefact = _read(folder, key)
@@ -122,17 +123,27 @@ def write(
 
     One process at a time for one folder.
     """
+    with replacing(folder) as temporary:
+        file = temporary / TENSORS
+        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, file)
+        checksum = _checksum(file, manifest)
+        text = json.dumps({**manifest, "sha256": checksum}, indent=1)
+        (temporary / MANIFEST).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Give an empty folder that becomes `folder`, as a whole, if nothing is raised.
+
+    One process at a time for one folder.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{folder.name}-"
     for left in folder.parent.glob(f"{prefix}*"):  # by a process that was killed
         shutil.rmtree(left)
     temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
-        file = temporary / TENSORS
-        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, file)
-        checksum = _checksum(file, manifest)
-        text = json.dumps({**manifest, "sha256": checksum}, indent=1)
-        (temporary / MANIFEST).write_text(text, encoding="utf-8")
+        yield temporary
         replaced = temporary.with_name(temporary.name + "-old")
         if folder.exists():
             folder.rename(replaced)
@@ -184,8 +195,8 @@ def _checksum(tensors: Path, manifest: Mapping[str, Any]) -> str:
     return checksum.hexdigest()
 
 
-class _writing:
-    """Turn the operating system's refusals into one line."""
+class writing:
+    """Turn the operating system's refusals to write a folder into an ArtefactError."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
