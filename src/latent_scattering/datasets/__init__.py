@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +13,27 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from latent_scattering import paths
-from latent_scattering.datasets import digits, idx, polygon5
+from latent_scattering.datasets import (
+    celeba,
+    digits,
+    idx,
+    lfw,
+    lsun,
+    photographs,
+    polygon5,
+)
 from latent_scattering.errors import ParameterError
 from latent_scattering.pixels import to_pixels, to_signed, to_unit
 
 __all__ = ["NAMES", "SPLITS", "Images", "load", "to_pixels", "to_signed", "to_unit"]
 
-NAMES = ("digits", "mnist", "fashion-mnist", "polygon5")
+Finder = Callable[[str, Path], photographs.Source]
+PHOTOGRAPHS: dict[str, Finder] = {
+    "celeba": celeba.find,
+    "lfw": lfw.find,
+    "lsun-bedroom": lsun.find,
+}
+NAMES = ("digits", "mnist", "fashion-mnist", "polygon5", *PHOTOGRAPHS)
 SPLITS = ("train", "test")
 
 
@@ -70,15 +85,23 @@ def load(
           split;
         * ``"polygon5"``: generated, 3×128×128, 65,536 / 16,384: two disjoint streams
           of random numbers (see `polygon5`). ``"polygon5-32"`` is the same at 32×32;
-          sizes 8 … 512.
+          sizes 8 … 512;
+        * ``"celeba"``, ``"lsun-bedroom"``: photographs, 3×128×128, 65,536 / 16,384 (see
+          `celeba`, `lsun`);
+        * ``"lfw"``: photographs, 3×128×128, 11,910 / 1,323: a fixed permutation of the
+          13,233, the same people in both parts (see `lfw`).
+
+        ``"celeba-64"``, ``"lsun-bedroom-32"`` … are the same, smaller; sizes 8 … 128.
     split
         ``"train"`` or ``"test"``.
     n
         The first n images only; 0 for all. Of ``"polygon5"``, only n are generated;
-        all 65,536 at 128×128 take 3.2 GB.
+        all 65,536 at 128×128 take 3.2 GB. Of photographs, only n are decoded, once:
+        they are kept in `paths.cache()` and mapped into memory from there.
     root
         The folder of the data files, `paths.data()` by default. MNIST and
-        Fashion-MNIST are downloaded there when they are absent (see `idx`).
+        Fashion-MNIST are downloaded there when they are absent (see `idx`);
+        photographs never are: an error says where to get them.
 
     Raises
     ------
@@ -86,6 +109,8 @@ def load(
         If the name, the split or n is not one of the above.
     DataError
         If a file is truncated, altered, or absent and cannot be downloaded or written.
+    ArtefactError
+        If decoded photographs cannot be kept (a full or read-only disk).
     """
     if split not in SPLITS:
         raise ParameterError(f"split {split!r} is not one of {', '.join(SPLITS)}")
@@ -93,15 +118,23 @@ def load(
         pixels, labels = digits.read(split)
     elif name in idx.FOLDERS:
         pixels, labels = idx.read(name, split, root or paths.data())
-    elif (size := _polygon_size(name)) is not None:
+    elif (size := _size(name, "polygon5", polygon5.SIZES)) is not None:
         available = polygon5.COUNTS[split]
         if n:
             _check_n(n, available, f"{name} {split}")
         pixels, labels = polygon5.images(n or available, size, split=split), None
+    elif photographed := _photographed(name):
+        find, size = photographed
+        source = find(split, root or paths.data())
+        if n:
+            _check_n(n, source.count, f"{name} {split}")
+        pixels, labels = photographs.read(source, n or source.count, size), None
     else:
         raise ParameterError(
             f"data set {name!r} is not one of {', '.join(NAMES)}, nor polygon5-<size> "
-            f"with a size of {polygon5.SIZES[0]} … {polygon5.SIZES[-1]}"
+            f"with a size of {polygon5.SIZES[0]} … {polygon5.SIZES[-1]}, nor "
+            f"{'-<size>, '.join(PHOTOGRAPHS)}-<size> with one of "
+            f"{photographs.SIZES[0]} … {photographs.SIZES[-1]}"
         )
     images = Images(
         torch.from_numpy(pixels),
@@ -112,10 +145,18 @@ def load(
     return images.subset(n) if n else images
 
 
-def _polygon_size(name: str) -> int | None:
-    match = re.fullmatch(r"polygon5(?:-([1-9]\d{0,3}))?", name)
+def _photographed(name: str) -> tuple[Finder, int] | None:
+    for base, find in PHOTOGRAPHS.items():
+        if (size := _size(name, base, photographs.SIZES)) is not None:
+            return find, size
+    return None
+
+
+def _size(name: str, base: str, sizes: range) -> int | None:
+    """Return the size in ``<base>-<size>``, 128 in ``<base>``; None in other names."""
+    match = re.fullmatch(rf"{base}(?:-([1-9]\d{{0,3}}))?", name)
     size = int(match[1] or 128) if match else 0
-    return size if size in polygon5.SIZES else None
+    return size if size in sizes else None
 
 
 def _check_n(n: int, available: int, what: str) -> None:
