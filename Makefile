@@ -1,6 +1,7 @@
 # Latent Scattering. `make help` lists what there is.
 PYTHON ?= python3
 RUN ?= digits
+SEEDS ?= 0,1,2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -18,7 +19,7 @@ export MALLOC_TRIM_THRESHOLD_ := 4294967296
 export PYTHONWARNINGS := ignore:IProgress not found
 
 .DEFAULT_GOAL := help
-.PHONY: help book run test site check bench lint lock clean
+.PHONY: help book run sweep test site check bench lint lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -28,6 +29,10 @@ book: run  ## execute the run `digits` and render the site
 
 run: $(READY)  ## execute all chapters of a run: make run RUN=mnist
 	@snakemake --cores all --quiet all --config run=$(RUN)
+
+sweep: $(READY)  ## execute a run with several seeds: make sweep RUN=digits SEEDS=0,1,2
+	@snakemake --cores all --quiet all --rerun-incomplete \
+	  --config run=$(RUN) seeds=$(SEEDS) -- sweep
 
 site: build/.site  ## render the site from the records
 	@echo "The book: $(CURDIR)/$(SITE)/index.html"

@@ -12,6 +12,9 @@ NEEDS = {
     "timing": ["latents"],
 }
 RUN = config.get("run", "digits")
+# A sweep: --config run=mnist seeds=0,1,2 with the target `sweep`.
+SEEDS = [int(seed) for seed in str(config.get("seeds", "0,1,2")).split(",")]
+CPUS = workflow.cores or 8  # cores are not told where a cluster has them
 
 
 def stamp(wildcards):
@@ -31,6 +34,32 @@ rule chapter:
         touch("build/records/{run}/{chapter}"),
     params:
         stamp=stamp,
-    threads: workflow.cores  # torch uses them all, so one chapter at a time
+    threads: CPUS  # torch uses them all, so one chapter at a time
+    resources:
+        mem_mb=8000,
+        runtime=240,  # minutes
     shell:
         "python -m latent_scattering.record execute {wildcards.run} {wildcards.chapter}"
+
+
+rule sweep:
+    input:
+        expand("build/sweep/{run}/{seed}/{chapter}.ipynb", run=RUN, seed=SEEDS, chapter=NEEDS),
+
+
+# The same chapters with other seeds, beside the book. After a kill, finished chapters
+# are kept, and a training goes on from its checkpoint in the cache.
+rule seed:
+    input:
+        lambda w: [f"build/sweep/{w.run}/{w.seed}/{need}.ipynb" for need in NEEDS[w.chapter]],
+    output:
+        "build/sweep/{run}/{seed}/{chapter}.ipynb",
+    wildcard_constraints:
+        seed="\\d+",
+    threads: CPUS
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    shell:
+        "papermill --no-progress-bar -f runs/{wildcards.run}.yaml -p seed {wildcards.seed}"
+        " notebooks/{wildcards.chapter}.ipynb {output}"

@@ -5,16 +5,8 @@ from latent_scattering import end_to_end, generator, training
 from latent_scattering.end_to_end import GAN, MODELS, VAE
 from latent_scattering.errors import ParameterError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = (1, 16, 16)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks as small as these wait for threads longer than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def images(n=64, seed=0):

@@ -7,16 +7,8 @@ from latent_scattering.features import CHUNK, Network
 from latent_scattering.pixels import to_signed, to_unit
 from latent_scattering.store import Store
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ARGUMENTS = {"n_epochs": 2, "batch_size": 10, "learning_rate": 3e-3, "seed": 0}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks as small as these wait for threads longer than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

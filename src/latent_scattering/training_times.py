@@ -67,7 +67,8 @@ class Row(BaseModel):
     devices: Annotated[int, Field(ge=1)] | None
     device: str
     peak: Annotated[float, Field(gt=0)] | None
-    """Of one device, in TFLOP/s of single precision."""
+    """Of one device, in TFLOP/s of single precision: 2 × units × highest clock (V100:
+    5,120 × 1.53 GHz, the SXM module; GTX 1080 Ti: 3,584 × 1.58 GHz)."""
     reference: Annotated[str, Field(min_length=1)]
     """An address, or a place in a paper."""
     confirmed: Literal["yes", "no"]
