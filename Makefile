@@ -64,9 +64,8 @@ check: $(READY)  ## fail if a record no longer matches its source
 
 bench: $(READY)  ## compare with peers, side by side
 	@python -m pip install -q --disable-pip-version-check --no-deps normflows==1.7.3
-	python -m benchmarks.scattering
-	python -m benchmarks.upsampling
-	python -m benchmarks.planar_flow
+	for name in scattering whitening upsampling planar_flow roofline; do \
+	  python -m benchmarks.$$name --json book/benchmarks/$$name.json || exit 1; done
 
 lock:  ## resolve requirements.lock anew from pyproject.toml
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

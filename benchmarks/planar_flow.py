@@ -47,8 +47,10 @@ def measure(d: int, K: int, batch: int, budget: float) -> dict:
         ours.planes.add_(0.1 * torch.randn_like(ours.planes))
     u, w, b = ours.planes.detach().clone().split([d, d, 1], 1)
     theirs = Theirs(Planar(d, u=u[k, None], w=w[k, None], b=b[k]) for k in range(K))
-    z = torch.randn(batch, d, requires_grad=True)
+    z = torch.randn(batch, d, device=side_by_side.DEVICE, requires_grad=True)
     flows = {"ours": ours, "normflows": theirs}
+    for flow in flows.values():
+        flow.to(side_by_side.DEVICE)
     for flow in flows.values():  # warm-up
         train(flow, z)
     with torch.no_grad():

@@ -18,18 +18,20 @@ CASES = [  # J, side in pixels, batch sizes
     (2, 28, (16, 64, 256)),
     (4, 128, (1, 4, 16)),
 ]
+if side_by_side.DEVICE.type == "cuda":
+    CASES = [(2, 28, (256, 1024, 4096)), (4, 128, (16, 64, 256))]
 
 
 def measure(J: int, side: int, batches: tuple[int, ...], budget: float) -> dict:
     """Images per second of each at its best batch size, within `budget` seconds."""
     transforms = {
-        "ours": Scattering2D(J, (side, side)),
-        "kymatio": ScatteringTorch2D(J, (side, side)),
+        "ours": Scattering2D(J, (side, side)).to(side_by_side.DEVICE),
+        "kymatio": ScatteringTorch2D(J, (side, side)).to(side_by_side.DEVICE),
     }
     rates: dict[str, dict[int, float]] = {name: {} for name in transforms}
     generator = torch.Generator().manual_seed(0)
     for batch in batches:
-        x = torch.rand(batch, side, side, generator=generator)
+        x = torch.rand(batch, side, side, generator=generator).to(side_by_side.DEVICE)
         outputs = {name: S(x) for name, S in transforms.items()}  # and warm-up
         if batch == batches[0]:
             error = outputs["ours"] - outputs["kymatio"]

@@ -1,6 +1,7 @@
 """What the benchmarks share: two competitors in turns, a table, a file."""
 
 import argparse
+import datetime
 import json
 import statistics
 import time
@@ -10,10 +11,11 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from latent_scattering.report import processor_name
+from latent_scattering.report import device_name, processor_name
 
 MAX_TURNS = 15
 MIN_TURNS = 3
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def medians(
@@ -28,6 +30,8 @@ def medians(
         for name, function in competitors.items():
             start = time.perf_counter()
             function()
+            if DEVICE.type == "cuda":  # which only begins what it is asked for
+                torch.cuda.synchronize()
             times[name].append(time.perf_counter() - start)
     return {name: statistics.median(some) for name, some in times.items()}
 
@@ -44,6 +48,7 @@ def arguments(doc: str, seconds: float) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="write the results to this file")
     given = parser.parse_args()
+    given.title = doc.partition("\n")[0].rstrip(".")
     torch.set_num_threads(given.threads)
     return given
 
@@ -51,14 +56,27 @@ def arguments(doc: str, seconds: float) -> argparse.Namespace:
 def report(
     given: argparse.Namespace, cases: list[dict], table: list[dict], formats: tuple
 ) -> None:
-    """Print the table, and the machine above it; write all to the file, if wanted."""
+    """Print the table, and the machine above it; write all to the file, if wanted.
+
+    The file is what the book's page on performance is made from.
+    """
     machine = {
         "processor": processor_name(),
-        "threads": given.threads,
+        "device": device_name(DEVICE),
         "torch": torch.__version__,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
-    print("{processor}, {threads} threads, torch {torch}\n".format(**machine))
+    print("{processor}, {device}, torch {torch}\n".format(**machine))
     print(tabulate(table, headers="keys", floatfmt=formats), "\n")
     if given.json:
-        content = {"machine": machine, "cases": cases}
-        given.json.write_text(json.dumps(content, indent=2) + "\n")
+        rows = [
+            {
+                name: cell if isinstance(cell, str) else format(cell, style)
+                for (name, cell), style in zip(row.items(), formats, strict=True)
+            }
+            for row in table
+        ]
+        content = {"title": given.title, "machine": machine, "rows": rows}
+        text = json.dumps({**content, "cases": cases}, indent=1, ensure_ascii=False)
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(text + "\n", encoding="utf-8")

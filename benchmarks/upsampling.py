@@ -37,6 +37,7 @@ def measure(
     ).to(memory_format=torch.channels_last)
     theirs[2].weight.data.copy_(ours.weight.data)
     x = torch.randn(batch, c_in, side, side).to(memory_format=torch.channels_last)
+    ours, theirs, x = (thing.to(side_by_side.DEVICE) for thing in (ours, theirs, x))
     with torch.no_grad():
         error = ours(x) - theirs(x)  # and warm-up
         relative_error = float(error.norm() / theirs(x).norm())

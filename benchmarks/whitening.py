@@ -1,11 +1,11 @@
-"""Whitening of a stream of coefficients: block Krylov against IncrementalPCA.
+"""Whitening of a stream of coefficients: randomised against IncrementalPCA.
 
-    python -m benchmarks.whitening [--seconds 300] [--threads 2] [--json FILE]
+    python -m benchmarks.whitening [--seconds 400] [--threads 2] [--json FILE]
 
-The scattering coefficients of generated colour images of 32×32 (J = 3, p = 10,416), in
-memory in float32, and the same batches for both; scikit-learn's IncrementalPCA reads
-each once, ours once a pass. The variance is what the components explain of rows that
-neither has seen: ours at least as much, or the comparison means nothing.
+The scattering coefficients of generated colour images, in memory in float32, in the
+same batches for both; scikit-learn's IncrementalPCA reads each once, ours once a pass.
+The variance is what the components explain of rows that neither has seen: ours at least
+as much, or the comparison means nothing.
 """
 
 from functools import partial
@@ -15,43 +15,55 @@ from sklearn.decomposition import IncrementalPCA
 from torch import Tensor
 
 from benchmarks import side_by_side
-from latent_scattering import datasets, krylov
+from latent_scattering import datasets, randomised
 from latent_scattering.pixels import to_unit
 from latent_scattering.scattering import Scattering2D
 
-CASES = [(4_096, 128, 3), (4_096, 512, 3)]  # n, d, passes
-N_TEST, BATCH, J = 512, 1_024, 3
+# side, J, n, batch, d, passes
+CASES = [(32, 3, 4_096, 1_024, 128, 3), (32, 3, 4_096, 1_024, 512, 3)]
+N_TEST = 512
 
 
-def coefficients(split: str, n: int) -> Tensor:
+def coefficients(side: int, J: int, split: str, n: int) -> Tensor:
     """Return (n, p) coefficients, flattened."""
-    pixels = datasets.load("polygon5-32", split, n=n).pixels
-    scattering = Scattering2D(J, (32, 32))
-    chunks = [scattering(to_unit(chunk)).flatten(1) for chunk in pixels.split(128)]
-    return torch.cat(chunks)
+    pixels = datasets.load(f"polygon5-{side}", split, n=n).pixels
+    scattering = Scattering2D(J, (side, side)).to(side_by_side.DEVICE)
+    chunks = (to_unit(chunk.to(side_by_side.DEVICE)) for chunk in pixels.split(128))
+    return torch.cat([scattering(chunk).flatten(1) for chunk in chunks])
 
 
-def theirs(x: Tensor, d: int) -> IncrementalPCA:
+def theirs(x: Tensor, d: int, batch: int) -> IncrementalPCA:
     pca = IncrementalPCA(d)
-    for batch in x.split(BATCH):
-        pca.partial_fit(batch.numpy())
+    for some in x.cpu().split(batch):
+        pca.partial_fit(some.numpy())
     return pca
+
+
+def ours(x: Tensor, d: int, batch: int, n_passes: int) -> object:
+    return randomised.fit(lambda: x.split(batch), d, n_passes=n_passes, seed=0)
 
 
 def explained(components: Tensor, mean: Tensor, x: Tensor) -> float:
     """Return the share of the variance of rows that orthonormal components keep."""
-    y = x.double() - mean.double()
-    return float((y @ components.double().T).square().sum() / y.square().sum())
+    y = x.double().cpu() - mean.double().cpu()
+    kept = (y @ components.double().cpu().T).square().sum()
+    return float(kept / y.square().sum())
 
 
-def measure(x: Tensor, y: Tensor, n: int, d: int, n_passes: int, budget: float) -> dict:
-    some = x[:n]
-    ours = partial(krylov.fit, lambda: some.split(BATCH), d, n_passes=n_passes, seed=0)
+def measure(
+    side: int, J: int, n: int, batch: int, d: int, n_passes: int, budget: float
+) -> dict:
+    x, y = (coefficients(side, J, *part) for part in (("train", n), ("test", N_TEST)))
     seconds = side_by_side.medians(
-        {"ours": ours, "scikit-learn": partial(theirs, some, d)}, budget
+        {
+            "ours": partial(ours, x, d, batch, n_passes),
+            "scikit-learn": partial(theirs, x, d, batch),
+        },
+        budget,
     )
-    mine, pca = ours(), theirs(some, d)
+    mine, pca = ours(x, d, batch, n_passes), theirs(x, d, batch)
     return {
+        "side": side,
         "n": n,
         "p": x.shape[1],
         "d": d,
@@ -68,10 +80,9 @@ def measure(x: Tensor, y: Tensor, n: int, d: int, n_passes: int, budget: float) 
 
 
 def main() -> None:
-    given = side_by_side.arguments(__doc__, 300)
-    x = coefficients("train", max(n for n, *_ in CASES))
-    y = coefficients("test", N_TEST)
-    results = [measure(x, y, *case, given.seconds / len(CASES)) for case in CASES]
+    given = side_by_side.arguments(__doc__, 400)
+    with torch.no_grad():
+        results = [measure(*case, given.seconds / len(CASES)) for case in CASES]
     table = [
         {
             "case": f"n={r['n']:,}, p={r['p']:,}, d={r['d']}, {r['passes']} passes",

@@ -75,6 +75,33 @@ def test_both_stages_are_kept(kept, monkeypatch):
             embedding.fit(train, "train", **{"J": 2, "d": 20, **changed}, store=kept)
 
 
+def test_key_is_that_of_what_the_codes_are_made_by(kept, tmp_path):
+    train = images(100)
+    phi = embedding.fit(train, "train", J=2, d=20, store=kept)
+    elsewhere = Store(tmp_path / "elsewhere")
+    assert embedding.fit(train, "named", J=2, d=20, store=elsewhere).key == phi.key
+    others = {
+        embedding.fit(pixels, "other", J=J, d=d, store=elsewhere).key
+        for pixels, J, d in [(train, 1, 20), (train, 2, 19), (images(99), 2, 20)]
+    }
+    assert len(others | {phi.key}) == 4
+
+
+def test_many_images_of_many_coefficients_are_whitened_in_passes(kept, monkeypatch):
+    """With the same result, where the sketch is as long as the rows."""
+    train = images(200)
+    exact = embedding.fit(train, "train", J=2, d=10, store=kept)
+    monkeypatch.setattr(embedding.whitening, "LARGEST", 150)
+    monkeypatch.setattr(embedding, "CHUNK", 20_000)
+    found = embedding.fit(train, "again", J=2, d=10, store=kept)
+    torch.testing.assert_close(
+        found.whitening.eigenvalues, exact.whitening.eigenvalues, rtol=1e-3, atol=0
+    )
+    cosines = (found.whitening.components * exact.whitening.components).sum(1)
+    torch.testing.assert_close(cosines, torch.ones(10), rtol=0, atol=1e-3)
+    assert not list(kept.root.glob("whitening/*.work"))
+
+
 def test_refuses_before_it_scatters(kept, monkeypatch):
     monkeypatch.setattr(embedding, "_stream", None)
     with pytest.raises(

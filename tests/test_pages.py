@@ -288,3 +288,44 @@ def test_the_readme_shows_the_results(root):
 def test_the_readme_of_this_book_is_in_step_with_its_records():
     text = (pages.ROOT / "README.md").read_text()
     assert pages.with_glance(text, pages.read()) == text, "run: make site"
+
+
+# --- benchmarks ------------------------------------------------------------------
+
+
+def benchmark(root: Path, name: str, **changes: object) -> Path:
+    path = root / "book" / "benchmarks" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "title": "Ours against theirs",
+        "machine": {
+            "processor": "some",
+            "device": "CPU, 2 threads",
+            "torch": "2.0",
+            "date": "2026-11-21",
+        },
+        "rows": [{"case": "small", "ratio": "2.5"}, {"case": "a|b", "ratio": "3.0"}],
+        "cases": [],
+        **changes,
+    }
+    path.write_text(json.dumps(content), encoding="utf8")
+    return path
+
+
+def test_benchmarks_are_shown_with_their_machine(root):
+    benchmark(root, "scattering")
+    pages.write(root, freshness=lambda run, chapter: [])
+    page = (root / "book/generated/benchmarks.md").read_text(encoding="utf8")
+    assert "## Ours against theirs" in page
+    assert rows(page) == [["case", "ratio"], ["small", "2.5"], ["a|b", "3.0"]]
+    assert "`benchmarks/scattering.py` on 2026-11-21: some, CPU, 2 threads" in page
+
+
+def test_without_benchmarks_the_page_says_so(root):
+    assert pages.benchmarks_page(root).startswith("No benchmark is kept yet")
+
+
+def test_what_is_no_benchmark_is_named(root):
+    path = benchmark(root, "scattering", rows=3)
+    with pytest.raises(UserError, match=f"{path} is not the results of a benchmark"):
+        pages.benchmarks_page(root)

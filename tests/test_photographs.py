@@ -52,14 +52,14 @@ def with_size(jpeg: bytes, width: int, height: int) -> bytes:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LATENT_SCATTERING_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "photographs"
+    return tmp_path / "cache" / "pixels"
 
 
 def refused(name: str, root: Path, split: str = "train", n: int = 0) -> str:
     """The message, of one line, with which photographs are refused; none are kept."""
     with pytest.raises(DataError) as caught:
         load(name, split, n=n, root=root)
-    kept = paths.cache() / "photographs"
+    kept = paths.cache() / "pixels"
     assert not kept.exists() or {f.suffix for f in kept.iterdir()} <= {".lock"}
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -1,5 +1,6 @@
 """The embedding Φ = whitening ∘ scattering: images to codes z."""
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,14 +12,16 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from latent_scattering import whitening
+from latent_scattering import randomised, whitening
 from latent_scattering.errors import ParameterError
 from latent_scattering.pixels import to_unit
+from latent_scattering.rows import Rows
 from latent_scattering.scattering import Scattering2D
 from latent_scattering.store import Store
 from latent_scattering.whitening import Whitening
 
 CHUNK = 2**24  # coefficients that are in memory at once: 64 MiB
+PASSES = 3  # of the randomised whitening
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,7 @@ class Embedding:
     whitening: Whitening
     """In float32, on the device that computes."""
     key: str
-    """Of its artefact."""
+    """The sha256 of J, L and the whitening: what z is made by, whatever made that."""
 
     def __call__(self, pixels: UInt8[Tensor, "n c M N"]) -> Float32[Tensor, "n d"]:
         """Return the codes z of images, on the CPU."""
@@ -50,7 +53,9 @@ def fit(
 ) -> Embedding:
     """Return the embedding whose whitening is that of these images.
 
-    The whitening is an artefact; the coefficients are streamed, never all in memory.
+    The whitening is an artefact; the coefficients are streamed, never all in memory. It
+    is exact unless there are more than 16,384 images of as many coefficients, and
+    otherwise that of `randomised.fit`.
 
     Parameters
     ----------
@@ -81,13 +86,18 @@ def fit(
             f"d={d}: {n} images of {p} coefficients allow 1 … {min(n - 1, p)}"
         )
 
+    def coefficients() -> Iterator[Tensor]:
+        return _stream(scattering, pixels, device, "whitening")
+
     def make(work: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-        coefficients = _stream(scattering, pixels, device, "whitening")
-        return whitening.fit(coefficients, d).tensors(), {}
+        if min(n, p) <= whitening.LARGEST:
+            return whitening.fit(coefficients(), d).tensors(), {}
+        rows = Rows(coefficients, (n, p), folder=work, device=device)
+        return randomised.fit(rows, d, n_passes=PASSES, seed=0).tensors(), {}
 
     made = store.get("whitening", {"J": J, "L": L, "d": d}, make, inputs=[digest])
     fitted = Whitening(**made.tensors)
-    return Embedding(scattering, fitted.to(device, torch.float32), made.key)
+    return Embedding(scattering, fitted.to(device, torch.float32), _key(J, L, fitted))
 
 
 def embed(
@@ -113,6 +123,13 @@ def embed(
         return {"z": embedding(pixels)}, {}
 
     return store.get("embedding", {}, make, inputs=[embedding.key, digest]).tensors["z"]
+
+
+def _key(J: int, L: int, fitted: Whitening) -> str:
+    digest = hashlib.sha256(f"{J} {L}".encode())
+    for tensor in fitted.tensors().values():
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _stream(

@@ -1,9 +1,10 @@
 """Write the pages of the book that are made from the results of its chapters.
 
-``python -m latent_scattering.pages`` writes ``results.md``, ``status.md`` and
-``summary.md`` (which the index includes) to ``book/generated``, and the results at a
-glance into ``README.md``. They show what ``book/<run>/results/<chapter>.json`` holds;
-which records there are, and their order, is what ``_toc.yml`` lists.
+``python -m latent_scattering.pages`` writes ``results.md``, ``status.md``,
+``summary.md`` (which the index includes) and ``benchmarks.md`` to ``book/generated``,
+and the results at a glance into ``README.md``. They show what
+``book/<run>/results/<chapter>.json`` and ``book/benchmarks/*.json`` hold; which records
+there are, and their order, is what ``_toc.yml`` lists.
 """
 
 from collections import Counter
@@ -71,6 +72,14 @@ class Record(BaseModel):
     numbers: dict[str, Number]
     claims: list[Claim]
     provenance: Provenance
+
+
+class Benchmark(BaseModel):
+    """What `make bench` has measured: a table, and the machine it was measured on."""
+
+    title: str
+    machine: dict[str, str]
+    rows: list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -321,6 +330,34 @@ def summary(results: Results) -> str:
     return _table(header, rows, css="claims")
 
 
+def benchmarks_page(root: Path = ROOT) -> str:
+    """Return the tables of all benchmarks that were kept, with their machines.
+
+    Raises
+    ------
+    PageError
+        If a file is not what a benchmark writes.
+    """
+    page = ""
+    for path in sorted((root / "book" / "benchmarks").glob("*.json")):
+        try:
+            found = Benchmark.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            what = error.errors()[0]["msg"]
+            raise PageError(
+                f"{path} is not the results of a benchmark ({what}); make bench"
+            ) from None
+        header = list(found.rows[0])
+        rows = [[row.get(name, "–") for name in header] for row in found.rows]
+        page += f"## {found.title}\n\n"
+        page += _table(header, rows, align="l" + "r" * (len(header) - 1))
+        page += f"Measured by `benchmarks/{path.stem}.py` on "
+        page += "{date}: {processor}, {device}, torch {torch}.\n\n".format_map(
+            found.machine
+        )
+    return page or "No benchmark is kept yet; `make bench` measures them.\n"
+
+
 def glance(results: Results) -> str:
     """Return the table for the README: each claim, and what each run says of it."""
     by_id: dict[str, dict[str, Claim]] = {}
@@ -402,6 +439,7 @@ def write(root: Path = ROOT, *, freshness: Freshness = freshness) -> None:
         "results": results_page(results),
         "status": status_page(results, freshness),
         "summary": summary(results),
+        "benchmarks": benchmarks_page(root),
     }
     folder = root / "book" / "generated"
     folder.mkdir(parents=True, exist_ok=True)

@@ -105,21 +105,25 @@ def fit(batches: Iterable[Float[Tensor, "_ p"]], d: int) -> Whitening:
     mean = total / n
     if held:
         centred = torch.cat(held) - mean
-        values, vectors, variance = _largest(centred @ centred.T / (n - 1), d)
+        gram = centred @ centred.T / (n - 1)
+        variance = gram.trace()
+        values, vectors = eigenpairs(gram, d)
         _check_rank(values)
         components = (vectors.T @ centred) / (values * (n - 1)).sqrt()[:, None]
     else:
         covariance = (scatter - n * torch.outer(mean, mean)) / (n - 1)
-        values, vectors, variance = _largest(covariance, d)
+        variance = covariance.trace()
+        values, vectors = eigenpairs(covariance, d)
         _check_rank(values)
         components = vectors.T
     peak = components.gather(1, components.abs().argmax(1, keepdim=True))
     return Whitening(shift + mean, components * peak.sign(), values, variance)
 
 
-def _largest(symmetric: Tensor, d: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the d largest eigenvalues (falling), their vectors, and the trace."""
-    trace = symmetric.trace()
+def eigenpairs(
+    symmetric: Float[Tensor, "m m"], d: int
+) -> tuple[Float[Tensor, " d"], Float[Tensor, "m d"]]:
+    """Return the d largest eigenvalues of a matrix, falling, and their vectors."""
     if symmetric.is_cuda:
         values, vectors = torch.linalg.eigh(symmetric)
     else:  # d of them alone: half the time
@@ -128,7 +132,7 @@ def _largest(symmetric: Tensor, d: int) -> tuple[Tensor, Tensor, Tensor]:
             symmetric.numpy(), subset_by_index=(side - d, side - 1)
         )
         values, vectors = map(torch.from_numpy, pair)
-    return values[-d:].flip(0), vectors[:, -d:].flip(1), trace
+    return values[-d:].flip(0), vectors[:, -d:].flip(1)
 
 
 def _check_dimension(d: int, p: int) -> None:

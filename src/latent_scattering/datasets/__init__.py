@@ -33,7 +33,8 @@ PHOTOGRAPHS: dict[str, Finder] = {
     "lfw": lfw.find,
     "lsun-bedroom": lsun.find,
 }
-NAMES = ("digits", "mnist", "fashion-mnist", "polygon5", *PHOTOGRAPHS)
+LABELLED = ("digits", "mnist", "fashion-mnist")
+NAMES = (*LABELLED, "polygon5", *PHOTOGRAPHS)
 SPLITS = ("train", "test")
 
 
@@ -95,9 +96,9 @@ def load(
     split
         ``"train"`` or ``"test"``.
     n
-        The first n images only; 0 for all. Of ``"polygon5"``, only n are generated;
-        all 65,536 at 128×128 take 3.2 GB. Of photographs, only n are decoded, once:
-        they are kept in `paths.cache()` and mapped into memory from there.
+        The first n images only; 0 for all. Of photographs and of ``"polygon5"`` only
+        n are made, and, if they are many, once: they are kept in `paths.cache()` and
+        mapped into memory from there. All 65,536 at 128×128 take 3.2 GB.
     root
         The folder of the data files, `paths.data()` by default. MNIST and
         Fashion-MNIST are downloaded there when they are absent (see `idx`);
@@ -122,7 +123,7 @@ def load(
         available = polygon5.COUNTS[split]
         if n:
             _check_n(n, available, f"{name} {split}")
-        pixels, labels = polygon5.images(n or available, size, split=split), None
+        pixels, labels = polygon5.read(n or available, size, split=split), None
     elif photographed := _photographed(name):
         find, size = photographed
         source = find(split, root or paths.data())

@@ -1,4 +1,4 @@
-"""Photographs: cropped, decoded once, kept as bytes in a file that is memory-mapped.
+"""Photographs: cropped, decoded once, and kept as bytes.
 
 Of each photograph the centre is kept, and reduced by the mean over areas (Pillow's BOX
 filter): the size is the same choice as in ``polygon5-<size>``, and a mean neither rings
@@ -10,9 +10,6 @@ depend a little on the decoder, so Pillow's version is part of what they are kep
 
 import hashlib
 import io
-import json
-import sys
-import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -25,13 +22,12 @@ from typing import Any
 import joblib
 import numpy as np
 import PIL
-from filelock import FileLock
 from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
-from tqdm import tqdm
 
-from latent_scattering import digest, paths, store
+from latent_scattering import digest
+from latent_scattering.datasets import kept
 from latent_scattering.errors import DataError
 
 SIZES = range(8, 129)
@@ -40,7 +36,6 @@ MOST_BYTES = 1 << 23
 """That are read of one photograph; as many or more are refused."""
 MOST_PIXELS = 1 << 24
 FORMATS = ("JPEG", "WEBP")
-PIXELS, MANIFEST = "pixels.npy", "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -85,26 +80,22 @@ def read(source: Source, n: int, size: int) -> UInt8[ndarray, "n 3 size size"]:
     ArtefactError
         If the pixels cannot be written (a full or read-only disk).
     """
-    key = digest.of_json(
-        {
-            "identity": source.identity,
-            "size": size,
-            "pillow": PIL.__version__,
-            "code": digest.of_package([source.encoded.__module__]),
-        }
-    )[:32]
-    folder = paths.cache() / "photographs" / key
-    with store.writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
-            pixels = _kept(folder, n)
-            if pixels is None:
-                with store.replacing(folder) as made:
-                    _make(made, source, n, size)
-                pixels = _kept(folder, n)
-    if pixels is None:
-        raise DataError(f"{folder}: cannot be read back after it was written")
-    return pixels
+    identity = {
+        "source": source.identity,
+        "name": source.name,
+        "pillow": PIL.__version__,
+        "code": digest.of_package([source.encoded.__module__]),
+    }
+
+    def make(n: int) -> Iterator[tuple[int, UInt8[ndarray, "1 3 size size"]]]:
+        count = 0
+        for i, pixels in _decoded(source, n, size):
+            count += 1
+            yield i, pixels[None]
+        if count != n:
+            raise DataError(f"{source.file}: {count:,} of {n:,} photographs are there")
+
+    return kept.pixels(identity, make, n, size, label=source.name)
 
 
 def decode(
@@ -191,53 +182,6 @@ def identity(file: Path) -> dict[str, Any]:
     with reading(file):
         stat = file.stat()
     return {"file": file.name, "bytes": stat.st_size, "changed": stat.st_mtime_ns}
-
-
-def _kept(folder: Path, n: int) -> UInt8[ndarray, "n 3 M N"] | None:
-    """Return the first n kept in a folder, or None unless it has as many, and whole."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["n"] < n:
-            return None
-        with (folder / PIXELS).open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != manifest["sha256"]:
-                raise ValueError("its checksum differs")
-        # Copy-on-write: torch wants arrays that can be written.
-        return np.load(folder / PIXELS, mmap_mode="c")[:n]
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        print(f"{folder}: damaged ({error}); it is made again", file=sys.stderr)
-        return None
-
-
-def _make(folder: Path, source: Source, n: int, size: int) -> None:
-    start = time.perf_counter()
-    header = {"descr": "|u1", "fortran_order": False, "shape": (n, 3, size, size)}
-    # Written, not mapped: on a full disk, writing to mapped memory kills the process.
-    with (folder / PIXELS).open("w+b") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        first, count = file.tell(), 0
-        with tqdm(total=n, desc=source.name, unit="image") as bar:  # on stderr
-            for i, pixels in _decoded(source, n, size):
-                file.seek(first + i * pixels.size)
-                file.write(pixels.tobytes())
-                count += 1
-                bar.update()
-        if count != n:
-            raise DataError(f"{source.file}: {count:,} of {n:,} photographs are there")
-        file.seek(0)
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    manifest = {
-        "source": source.identity,
-        "name": source.name,
-        "n": n,
-        "size": size,
-        "pillow": PIL.__version__,
-        "seconds": time.perf_counter() - start,
-        "sha256": sha256,
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
 def _decoded(

@@ -19,9 +19,16 @@ machine. (Only the order of the vertices comes from `arctan2`, whose error is so
 directions between 18-bit integer vectors differ by at least 2⁻³⁸.)
 """
 
+from collections.abc import Iterator
+from functools import partial
+
+import joblib
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt64
 from numpy import ndarray
+
+from latent_scattering import digest
+from latent_scattering.datasets import kept
 
 COUNTS = {"train": 65_536, "test": 16_384}
 SIZES = range(8, 513)
@@ -29,8 +36,35 @@ GRID = 1 << 16
 """Vertices have integer coordinates in 0 … GRID - 1, GRID being the image's side."""
 SAMPLES = 16
 """Sample points along each side of a pixel."""
+MANY = 1 << 27
+"""Bytes; as many or more are made by all cores, once, and kept in a file."""
 _WORDS = 8
 _BATCH = 64
+
+
+def read(n: int, size: int, *, split: str) -> UInt8[ndarray, "n 3 size size"]:
+    """Return the first n images of a split of the data set proper.
+
+    From 128 MiB on they are a memory map (see `kept.pixels`).
+    """
+    if n * 3 * size**2 < MANY:
+        return images(n, size, split=split)
+    name = f"polygon5 {split}"
+    identity = {"name": name, "code": digest.of_package([__name__])}
+    make = partial(_pieces, size=size, split=split)
+    return kept.pixels(identity, make, n, size, label=name)
+
+
+def _pieces(
+    n: int, size: int, split: str
+) -> Iterator[tuple[int, UInt8[ndarray, "_ 3 size size"]]]:
+    starts = range(0, n, _BATCH)
+    workers = joblib.Parallel(n_jobs=-1, return_as="generator")
+    made = workers(
+        joblib.delayed(images)(min(_BATCH, n - start), size, split=split, start=start)
+        for start in starts
+    )
+    return zip(starts, made, strict=True)
 
 
 def images(
