@@ -1,0 +1,56 @@
+"""The chapters on Angles & Mallat's images, at a size for two cores: all of each."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from latent_scattering import paths, report
+
+SMALL = {
+    "run": "polygon5-32",
+    "dataset": "polygon5-32",
+    "J": 2,
+    "n_components": 24,
+    "n_train": 200,
+    "n_test": 64,
+    "n_epochs": 2,
+    "ablation_images": 128,
+    "ablation_epochs": 1,
+    "few_images": [64],
+    "smaller_d": [16],
+    "scales": [1],
+    "n_inverted": 2,
+    "n_iterations": 5,
+}
+
+
+@pytest.mark.parametrize(
+    ("chapter", "claims"),
+    [
+        ("inversion", 5),
+        ("ablations", 4),
+    ],
+)
+def test_chapter_runs_on_images_in_colour(chapter, claims, tmp_path):
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    subprocess.run(
+        [
+            str(Path(sys.executable).with_name("papermill")),
+            *["--no-progress-bar", "-f", str(tmp_path / "small.yaml")],
+            f"notebooks/{chapter}.ipynb",
+            str(tmp_path / "out.ipynb"),
+        ],
+        cwd=paths.ROOT,
+        env=os.environ | {"LATENT_SCATTERING_CACHE": str(tmp_path / "cache")},
+        check=True,
+        timeout=300,
+    )
+    last = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[-1]
+    (results,) = (o.data[report.MIME] for o in last.outputs if report.MIME in o.data)
+    assert len(results["claims"]) == claims
+    assert results["parameters"]["n_components"] == 24
