@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from latent_scattering import parameters, paths, report
+from latent_scattering import paths, report
 from latent_scattering.errors import ParameterError
 from latent_scattering.report import Chapter, VerificationError, verdict
 
