@@ -19,7 +19,7 @@ SEEDS = [int(seed) for seed in str(config.get("seeds", "0,1,2")).split(",")]
 # ablations are those of Angles & Mallat, whose images have none.
 OTHERS = (
     {"ablations"}
-    if record.load_run(RUN)["dataset"] in datasets.LABELLED
+    if record.load_run(RUN).get("dataset", "digits") in datasets.LABELLED
     else {"latents", "planar-flows", "timing"}
 )
 CHAPTERS = [chapter for chapter in NEEDS if chapter not in OTHERS]
