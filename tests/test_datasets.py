@@ -421,6 +421,21 @@ def test_file_that_cannot_be_read(tmp_path: Path, tiny, monkeypatch):
 # --- polygon5 --------------------------------------------------------------------
 
 
+def test_many_are_made_by_several_processes_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENT_SCATTERING_CACHE", str(tmp_path))
+    few = load("polygon5-8", "test", n=150).pixels
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(polygon5, "MANY", 1)
+    many = load("polygon5-8", "test", n=150)
+    assert torch.equal(many.pixels, few)
+    (kept,) = (f for f in (tmp_path / "pixels").iterdir() if f.is_dir())
+    assert np.load(kept / "pixels.npy").shape == (150, 3, 8, 8)
+    monkeypatch.setattr(polygon5, "images", None)  # they are not made again
+    assert torch.equal(load("polygon5-8", "test", n=70).pixels, few[:70])
+    with pytest.raises(TypeError):
+        load("polygon5-8", "train", n=70)
+
+
 @pytest.mark.parametrize(
     ("name", "split", "n", "digest"),
     [

@@ -16,9 +16,9 @@ class Rows:
     """A stream of n rows for `randomised.fit`: each call gives all of them, in batches.
 
     What is kept is a row less the mean of the first batch, in float16 (an error of at
-    most 2⁻¹¹ of it, or of 2⁻²⁵), and that is what every call gives, the first one too. On a CPU it is a
-    file that is mapped into memory; on a GPU it stays there. Where there is no room for
-    it, the rows are computed anew for each call.
+    most 2⁻¹¹ of it, or of 2⁻²⁵), and that is what every call gives, the first one too.
+    On a CPU it is a file that is mapped into memory; on a GPU it stays there. Where
+    there is no room for it, the rows are computed anew for each call.
 
     Parameters
     ----------
