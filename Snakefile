@@ -1,6 +1,6 @@
 # Which chapter needs which. papermill, called by `record`, is the only executor.
 #   snakemake --cores all --config run=mnist
-from latent_scattering import datasets, record
+from latent_scattering import datasets, paths, record
 
 NEEDS = {
     "scattering": [],
@@ -70,5 +70,5 @@ rule seed:
         mem_mb=8000,
         runtime=240,
     shell:
-        "papermill --no-progress-bar -f runs/{wildcards.run}.yaml -p seed {wildcards.seed}"
-        " notebooks/{wildcards.chapter}.ipynb {output}"
+        "papermill --no-progress-bar -f {paths.RUNS}/{wildcards.run}.yaml"
+        " -p seed {wildcards.seed} {paths.NOTEBOOKS}/{wildcards.chapter}.ipynb {output}"

@@ -54,10 +54,19 @@ def test_what_a_sweep_has_done_is_not_done_again(tmp_path):
     assert "output: build/sweep/digits/3/scattering.ipynb\n" not in told
 
 
-def test_the_profile_for_slurm(tmp_path):
-    profile = str(paths.ROOT / "profiles" / "slurm")
-    words = ["--profile", profile, "--config", "run=digits", "seeds=0", "--", "sweep"]
-    told = planned(tmp_path, *words)
-    assert "slurm_extra=--gpus=1" in told
-    assert "runtime=240" in told
-    assert "mem_mb=8000" in told
+@pytest.mark.parametrize(
+    ("name", "words", "resources"),
+    [
+        ("slurm", [], ["slurm_extra=--gpus=1"]),
+        # The claim that it mounts is not here.
+        ("kubernetes", ["--default-storage-prefix", "."], ["gpu=1", "scale=0"]),
+    ],
+)
+def test_the_profiles_for_clusters(name, words, resources, tmp_path):
+    profile = str(paths.ROOT / "profiles" / name)
+    words = ["--profile", profile, *words, "--config", "run=digits", "seeds=0"]
+    told = planned(tmp_path, *words, "--", "sweep")
+    for chapter in WITH_LABELS:
+        assert f"digits/0/{chapter}.ipynb" in told
+    for resource in ("mem_mb=8000", "runtime=240", *resources):
+        assert resource in told

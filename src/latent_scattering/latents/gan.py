@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import softplus
 
 from latent_scattering.latents import latent, networks
@@ -52,15 +51,19 @@ class Network(networks.Network):
     def forward(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """Return the discriminator's loss plus the generator's.
 
-        The former has no gradient in G and the latter none in D, so that the gradient
-        of the sum gives each network its own.
+        Its gradient gives each network that of its own loss: the former has none in G
+        and the latter none in D.
         """
         fake = self.G(latent.normal(len(z), self.H, generator, z))
         real = z.detach().requires_grad_(self.gamma > 0)
-        on_real = self.D(real)
-        loss = softplus(-on_real) + softplus(self.D(fake.detach()))
-        fixed = {name: weight.detach() for name, weight in self.D.named_parameters()}
-        loss = loss + softplus(-functional_call(self.D, fixed, fake))
+        on_real, on_fake = self.D(real), self.D(fake)
+        loss = softplus(-on_real) + softplus(on_fake)
+        if fake.requires_grad:
+            # One pass through D serves both players: ς(D) has the slope σ(D), and
+            # ς(−D) has −σ(−D) = −exp(−D) σ(D). Beyond e⁶⁰, σ(D) has no digits left.
+            ratio = -(-on_fake.detach()).clamp(max=60).exp()
+            fake.register_hook(lambda slope: ratio * slope)
+        loss = loss + softplus(-on_fake.detach())
         if self.gamma:
             (slope,) = torch.autograd.grad(on_real.sum(), real, create_graph=True)
             loss = loss + self.gamma / 2 * slope.square().sum(1, keepdim=True)
