@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -62,7 +61,7 @@ def _bytes(leaf: object) -> int:
 
 
 def _transform(x: Tensor, y: Tensor, axes: list[int]) -> int:
-    """Return the usual 5 N log₂ N of a complex transform, half of that of a real one."""
+    """Return 5 N log₂ N, as is usual, of a complex transform, half of it of a real."""
     larger = x if x.numel() > y.numel() else y
     N = math.prod(larger.shape[axis] for axis in axes)
     complex_both = x.is_complex() and y.is_complex()
