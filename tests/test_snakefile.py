@@ -25,7 +25,12 @@ def planned(tmp_path, *words):
 
 @pytest.mark.parametrize(
     ("run", "chapters"),
-    [("digits", WITH_LABELS), ("mnist", WITH_LABELS), ("polygon5", IN_COLOUR)],
+    [
+        ("digits", WITH_LABELS),
+        ("mnist", WITH_LABELS),
+        ("polygon5", IN_COLOUR),
+        ("celeba", IN_COLOUR),
+    ],
 )
 def test_the_chapters_that_suit_a_run_are_planned(run, chapters, tmp_path):
     told = planned(tmp_path, "--cores", "2", "--forceall", "--config", f"run={run}")
