@@ -162,3 +162,19 @@ def test_an_interrupted_write_leaves_the_old_record(house, monkeypatch):
         record._write(file, "half")
     assert file.read_text() == before
     assert [f.name for f in file.parent.iterdir() if f.is_file()] == ["one.ipynb"]
+
+
+def test_chapters_executed_side_by_side_have_sockets_of_their_own(house, monkeypatch):
+    addresses = []
+
+    def executed(given, taken, *arguments, config, **named):
+        addresses.append(config.KernelManager.ip)
+        return nbformat.read(paths.BOOK / "small" / "one.ipynb", as_version=4)
+
+    monkeypatch.setattr(record.papermill, "execute_notebook", executed)
+    monkeypatch.setattr(record, "_results", lambda notebook: {})
+    for _ in range(2):
+        record.execute("small", "one")
+    assert len(set(addresses)) == 2
+    # The length of a socket's address is limited, and a number is added.
+    assert all(len(address) < 90 for address in addresses)

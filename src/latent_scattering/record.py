@@ -84,8 +84,16 @@ def execute(run: str, chapter: str) -> Path:
                 kernel_name="python3",
                 progress_bar=False,
                 stderr_file=sys.stderr,  # progress bars, as they move
-                # Sockets of the file system: a port could be read by other users.
-                config=Config({"KernelManager": {"transport": "ipc"}}),
+                # Sockets of the file system: a port could be read by other users. In a
+                # folder of their own, or chapters executed side by side share them.
+                config=Config(
+                    {
+                        "KernelManager": {
+                            "transport": "ipc",
+                            "ip": str(Path(folder, "kernel")),
+                        }
+                    }
+                ),
             )
         except PapermillExecutionError as error:
             raise ChapterError(
