@@ -5,8 +5,8 @@
 The scattering coefficients of generated colour images, in memory in float32, in the
 same batches for both; scikit-learn's IncrementalPCA reads each once, ours once a pass.
 The variance is what the components explain of rows that neither has seen: ours at least
-as much, or the comparison means nothing. Two passes with more columns than the default
-are the fastest that reach that; three are what `embedding` takes.
+as much, or the comparison means nothing. Three passes of d + 64 columns are what
+`embedding` takes.
 """
 
 from functools import partial
