@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from tabulate import tabulate
+from threadpoolctl import threadpool_limits
 
 from latent_scattering.report import device_name, processor_name
 
@@ -50,6 +51,7 @@ def arguments(doc: str, seconds: float) -> argparse.Namespace:
     given = parser.parse_args()
     given.title = doc.partition("\n")[0].rstrip(".")
     torch.set_num_threads(given.threads)
+    threadpool_limits(given.threads)  # those of numpy and scipy
     return given
 
 

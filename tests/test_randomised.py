@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from latent_scattering import randomised, whitening
+from latent_scattering import datasets, randomised, whitening
 from latent_scattering.errors import ParameterError
+from latent_scattering.scattering import Scattering2D
 
 
 def rows(n=1500, p=300, power=0.5, seed=0):
@@ -66,6 +67,16 @@ def test_a_few_passes_explain_nearly_all_that_can_be(n_passes, excess):
     assert said <= float(kept / exact.total_variance) + 1e-6
     assert (found.eigenvalues <= exact.eigenvalues * (1 + 1e-6)).all()
     assert (found.eigenvalues[:8] > exact.eigenvalues[:8] * 0.99).all()
+
+
+def test_five_passes_find_the_components_of_mnist(mnist_root):
+    pixels = datasets.load("mnist", "train", n=3000, root=mnist_root).pixels
+    S = Scattering2D(2, (28, 28))
+    x = torch.cat([S(datasets.to_unit(some)).flatten(1) for some in pixels.split(500)])
+    exact = whitening.fit(x.split(500), 256)
+    found = randomised.fit(lambda: x.split(500), 256, n_passes=5, seed=0)
+    assert sine(found, exact) < 1e-3
+    torch.testing.assert_close(found.eigenvalues, exact.eigenvalues, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("n_passes", [2, 3, 9])
