@@ -112,7 +112,7 @@ def main() -> None:
     limits = {str(dtype): peak for dtype, peak in peaks.items()}
     limits = ", ".join(f"{k[6:]}: {v / 1e9:,.0f} GFLOP/s" for k, v in limits.items())
     given.title += f" ({limits}; copy: {bandwidth / 1e9:,.0f} GB/s)"
-    formats = ("", ".1f", ".3g", ".3g", ".0f", ".0f", "")
+    formats = ("", ",.1f", ",.3g", ",.1f", ".0f", ".0f", "")
     side_by_side.report(given, table, table, formats)
 
 
