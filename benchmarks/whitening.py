@@ -2,7 +2,7 @@
 
     python -m benchmarks.whitening [--seconds 60] [--threads 2] [--json FILE]
 
-Takes about 25 minutes on two cores, of which IncrementalPCA has most: each case is
+Takes about half an hour on two cores, of which IncrementalPCA has most: each case is
 measured three times at least, however short --seconds is.
 
 The scattering coefficients of generated colour images, in memory in float32, in the
