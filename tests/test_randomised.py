@@ -22,18 +22,18 @@ def rows(n=1500, p=300, power=0.5, seed=0):
 
 
 def sine(one, other):
-    """Of the largest angle between two subspaces."""
-    least = torch.linalg.svdvals(one.components.double() @ other.components.T).min()
-    return float((1 - least.clamp(max=1) ** 2).sqrt())
+    """Of the largest angle between two subspaces: what one has outside the other."""
+    Q, R = one.components.double(), other.components.double()
+    return float(torch.linalg.matrix_norm(Q - Q @ R.T @ R, 2))
 
 
 def test_is_the_exact_whitening_to_a_precision_that_grows_with_the_passes():
     x, d = rows(), 32
     exact = whitening.fit(x.split(200), d)
     angles = []
-    for n_passes in (2, 3, 4, 5, 6):
+    for n_passes in (3, 4, 5, 6):
         found = randomised.fit(
-            lambda: x.split(200), d, n_passes=n_passes, oversampling=16, seed=0
+            lambda: x.split(200), d, n_passes=n_passes, block=48, seed=0
         )
         angles.append(sine(found, exact))
     assert angles == sorted(angles, reverse=True)
@@ -44,20 +44,18 @@ def test_is_the_exact_whitening_to_a_precision_that_grows_with_the_passes():
         found.total_variance, exact.total_variance, rtol=1e-6, atol=0
     )
     gram = found.components @ found.components.T
-    torch.testing.assert_close(gram, torch.eye(d).double(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(gram, torch.eye(d).double(), rtol=0, atol=1e-12)
     z = found.transform(x)
     covariance = z.T @ z / (len(x) - 1)
     torch.testing.assert_close(covariance, torch.eye(d).double(), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize(("n_passes", "excess"), [(2, 0.15), (3, 0.02)])
-def test_a_few_passes_explain_nearly_all_that_can_be(n_passes, excess):
+@pytest.mark.parametrize(("block", "excess"), [(32, 0.03), (40, 0.02)])
+def test_three_passes_explain_nearly_all_that_can_be(block, excess):
     """What is left is little more than the least that must be; variances like 1/k²."""
     x, d = rows(power=1.0), 32
     exact = whitening.fit([x], d)
-    found = randomised.fit(
-        lambda: x.split(200), d, n_passes=n_passes, oversampling=8, seed=0
-    )
+    found = randomised.fit(lambda: x.split(200), d, n_passes=3, block=block, seed=0)
     y = x - x.mean(0)
     kept = (y @ found.components.T.double()).square().sum() / (len(x) - 1)
     least = 1 - float(exact.explained_variance_ratio.sum())
@@ -69,21 +67,21 @@ def test_a_few_passes_explain_nearly_all_that_can_be(n_passes, excess):
     assert (found.eigenvalues[:8] > exact.eigenvalues[:8] * 0.99).all()
 
 
-def test_five_passes_find_the_components_of_mnist(mnist_root):
+def test_finds_the_components_of_mnist(mnist_root):
     pixels = datasets.load("mnist", "train", n=3000, root=mnist_root).pixels
     S = Scattering2D(2, (28, 28))
     x = torch.cat([S(datasets.to_unit(some)).flatten(1) for some in pixels.split(500)])
     exact = whitening.fit(x.split(500), 256)
-    found = randomised.fit(lambda: x.split(500), 256, n_passes=5, seed=0)
+    found = randomised.fit(lambda: x.split(500), 256, seed=0)
     assert sine(found, exact) < 1e-3
     torch.testing.assert_close(found.eigenvalues, exact.eigenvalues, rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("n_passes", [2, 3, 9])
+@pytest.mark.parametrize("n_passes", [3, 9])
 def test_is_exact_where_the_sketch_is_as_long_as_the_rows(n_passes):
     x, d = rows(p=40), 10
     exact = whitening.fit([x], d)
-    found = randomised.fit(lambda: [x], d, n_passes=n_passes, oversampling=6, seed=1)
+    found = randomised.fit(lambda: [x], d, n_passes=n_passes, block=16, seed=1)
     assert sine(found, exact) < 1e-3
     # Components, not only their span; the largest entry of each is positive.
     torch.testing.assert_close(found.components, exact.components, rtol=0, atol=1e-3)
@@ -93,14 +91,14 @@ def test_is_exact_where_the_sketch_is_as_long_as_the_rows(n_passes):
 def test_fewer_rows_than_coefficients():
     x = rows(n=100)
     exact = whitening.fit([x], 20)
-    found = randomised.fit(lambda: x.split(30), 20, n_passes=5, seed=0)
+    found = randomised.fit(lambda: x.split(30), 20, seed=0)
     torch.testing.assert_close(found.eigenvalues, exact.eigenvalues, rtol=1e-4, atol=0)
 
 
 def test_batches_do_not_matter_and_the_seed_hardly():
     x = rows()
-    one = randomised.fit(lambda: [x], 16, n_passes=4, seed=0)
-    other = randomised.fit(lambda: x.split(7), 16, n_passes=4, seed=1)
+    one = randomised.fit(lambda: [x], 16, seed=0)
+    other = randomised.fit(lambda: x.split(7), 16, seed=1)
     torch.testing.assert_close(one.eigenvalues, other.eigenvalues, rtol=1e-4, atol=0)
     assert sine(one, other) < 1e-2
 
@@ -151,9 +149,9 @@ def test_several_processes_return_the_same(tmp_path):
         (0, {}, "d=0: 1 … 300"),
         (301, {}, "d=301: 1 … 300"),
         (40, {}, "n=30 images: more than d=40"),
-        (4, {"n_passes": 1}, "n_passes=1"),
-        (4, {"sketch": 0}, "sketch=0"),
-        (4, {"oversampling": -1}, "oversampling=-1"),
+        (4, {"n_passes": 2}, "n_passes=2, block=0: at least 3 passes"),
+        (4, {"block": -1}, "block=-1"),
+        (8, {"n_passes": 5, "block": 2}, "block=2: .* d=8 columns"),
     ],
 )
 def test_refuses_sizes_by_name(d, options, message):
@@ -164,7 +162,7 @@ def test_refuses_sizes_by_name(d, options, message):
 def test_refuses_more_components_than_the_data_have_dimensions():
     x = rows(n=100)
     x[50:] = x[:50]
-    with pytest.raises(ParameterError, match="49 dimensions only; choose d ≤ 49"):
+    with pytest.raises(ParameterError, match=r"in 49 dimensions only .* d ≤ 49"):
         randomised.fit(lambda: [x], 60, seed=0)
 
 

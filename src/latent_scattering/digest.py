@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -22,6 +23,7 @@ from latent_scattering import paths
 PACKAGE = __name__.partition(".")[0]
 # Keeps what others compute, and computes nothing: a change of it changes no result.
 KEEPER = f"{PACKAGE}.store"
+_PARSER = Lock()  # of threads that look up artefacts: Python 3.11's parser is not safe
 
 
 def of_json(value: object) -> str:
@@ -32,7 +34,7 @@ def of_json(value: object) -> str:
 
 def of_code(source: str) -> str:
     """Return the sha256 (hex) of Python source, less comments, docstrings, layout."""
-    return of_json(_canonical(ast.parse(source)))
+    return of_json(_canonical(_parsed(source)))
 
 
 def of_package(modules: Iterable[str]) -> str:
@@ -58,7 +60,7 @@ def closure(modules: Iterable[str]) -> list[str]:
 def imports(source: str) -> set[str]:
     """Return the modules that Python source imports, submodules of ours resolved."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_parsed(source)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -94,6 +96,11 @@ def of_lock(modules: Iterable[str], source: str = "") -> str:
             reached.add(name)
             queue += _requirements(name)
     return of_json({name: pins[name] for name in sorted(reached & pins.keys())})
+
+
+def _parsed(source: str) -> ast.Module:
+    with _PARSER:
+        return ast.parse(source)
 
 
 def _canonical(node: object) -> object:

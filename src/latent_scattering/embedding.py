@@ -21,7 +21,6 @@ from latent_scattering.store import Store
 from latent_scattering.whitening import Whitening
 
 CHUNK = 2**24  # coefficients that are in memory at once: 64 MiB
-PASSES = 3  # of the randomised whitening
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +92,7 @@ def fit(
         if min(n, p) <= whitening.LARGEST:
             return whitening.fit(coefficients(), d).tensors(), {}
         rows = Rows(coefficients, (n, p), folder=work, device=device)
-        return randomised.fit(rows, d, n_passes=PASSES, seed=0).tensors(), {}
+        return randomised.fit(rows, d, seed=0).tensors(), {}
 
     made = store.get("whitening", {"J": J, "L": L, "d": d}, make, inputs=[digest])
     fitted = Whitening(**made.tensors)
