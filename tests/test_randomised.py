@@ -95,6 +95,19 @@ def test_fewer_rows_than_coefficients():
     torch.testing.assert_close(found.eigenvalues, exact.eigenvalues, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("n", "p", "d"), [(100, 300, 49), (400, 30, 30), (33, 300, 32), (100, 300, 1)]
+)
+def test_as_many_components_as_the_data_have_and_one_alone(n, p, d):
+    x = rows(n, p)
+    if d == 49:  # dimensions of fewer different rows
+        x[50:] = x[:50]
+    exact = whitening.fit([x], d)
+    found = randomised.fit(lambda: x.split(30), d, seed=0)
+    assert sine(found, exact) < 1e-4
+    torch.testing.assert_close(found.eigenvalues, exact.eigenvalues, rtol=1e-5, atol=0)
+
+
 def test_batches_do_not_matter_and_the_seed_hardly():
     x = rows()
     one = randomised.fit(lambda: [x], 16, seed=0)
