@@ -2,9 +2,8 @@
 
     python -m benchmarks.whitening [--seconds 60] [--threads 2] [--json FILE]
 
-Takes about three quarters of an hour on two cores, however short --seconds is: most of
-it IncrementalPCA's, and ten minutes to scatter the images of the last case, which is
-measured only once.
+Takes long on a CPU, however short --seconds is: most of it IncrementalPCA's, the rest
+to scatter the images of the last case, which is measured only once.
 
 The scattering coefficients of generated colour images, in memory in float32, in the
 same batches for both; scikit-learn's IncrementalPCA reads each once, ours once a pass.

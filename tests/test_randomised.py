@@ -108,6 +108,18 @@ def test_as_many_components_as_the_data_have_and_one_alone(n, p, d):
     torch.testing.assert_close(found.eigenvalues, exact.eigenvalues, rtol=1e-5, atol=0)
 
 
+def test_sketch_keeps_each_number_once_and_never_joins_those_of_a_group():
+    p, m = 50, 12
+    omega = randomised._Sketch(p, m, 0, torch.device("cpu"))
+    image = omega(torch.eye(p))
+    assert image.abs().sum(1).equal(torch.ones(p))
+    assert image.abs().amax(1).equal(torch.ones(p))
+    assert all(
+        len({*some.abs().argmax(1).tolist()}) == len(some) for some in image.split(m)
+    )
+    assert {-1.0, 1.0} == {*image[image != 0].tolist()}
+
+
 def test_batches_do_not_matter_and_the_seed_hardly():
     x = rows()
     one = randomised.fit(lambda: [x], 16, seed=0)
