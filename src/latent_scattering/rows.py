@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 SPARE = 2**30  # bytes that are left free on the disk, or on the device
+BATCH = 2**26  # numbers that are read at once: 256 MiB
 
 
 class Rows:
@@ -17,8 +18,10 @@ class Rows:
 
     What is kept is a row less the mean of the first batch, in float16 (an error of at
     most 2⁻¹¹ of it, or of 2⁻²⁵), and that is what every call gives, the first one too.
-    On a CPU it is a file that is mapped into memory; on a GPU it stays there. Where
-    there is no room for it, the rows are computed anew for each call.
+    On a CPU it is a file that is mapped into memory; on a GPU it stays there. It is
+    read in larger batches than it is computed in: to add up the products of small ones
+    would take as long as the products. Where there is no room for it, the rows are
+    computed anew for each call.
 
     Parameters
     ----------
@@ -42,29 +45,26 @@ class Rows:
     ) -> None:
         self.compute, self.shape = compute, shape
         self._kept = _room(shape, folder, device)
-        self._batches: list[int] = []
-        """The rows of each batch, once all are kept."""
+        self._complete = False
         self._shift: Tensor | None = None
 
     def __call__(self) -> Iterator[Float[Tensor, "_ p"]]:
-        """Return an iterator over all rows, in the batches of `compute`."""
-        if self._batches:
+        """Return an iterator over all rows."""
+        if self._complete:
             assert self._kept is not None and self._shift is not None
-            for half in self._kept.split(self._batches):
-                yield half.to(self._shift) + self._shift
+            for half in self._kept.split(max(1, BATCH // self.shape[1])):
+                yield half.to(self._shift).add_(self._shift)
             return
-        sizes: list[int] = []
+        n = 0
         for x in self.compute():
             if self._shift is None:
                 self._shift = x.mean(0)
             half = (x - self._shift).half()
             if self._kept is not None:
-                first = sum(sizes)
-                self._kept[first : first + len(half)] = half
-            sizes.append(len(half))
-            yield half.to(x) + self._shift
-        if self._kept is not None:
-            self._batches = sizes
+                self._kept[n : n + len(half)] = half
+            n += len(half)
+            yield half.to(x).add_(self._shift)
+        self._complete = self._kept is not None
 
 
 def _room(
