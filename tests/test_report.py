@@ -56,11 +56,14 @@ def test_numbers_are_verified_within_their_tolerance(chapter, monkeypatch):
 def test_tables_are_labelled_by_the_run(chapter, monkeypatch):
     shown = []
     monkeypatch.setattr(report, "display", shown.append)
-    chapter.table("tab-x", "A caption.", pd.DataFrame({"a": ["1.50"], "b": ["|x|"]}))
+    row = {"a": ["1.50"], "b": ["|x|"], "c": ["-.5 to -2, 1e-3"], "d": ["2026-11-28"]}
+    chapter.table("tab-x", "A caption.", pd.DataFrame(row))
     text = shown[0].data
     assert text.startswith("```{table} A caption.\n:name: digits-tab-x\n\n|")
     assert "| 1.50" in text  # not reformatted
     assert r"\|x\|" in text  # a pipe would end the cell
+    assert "−.5 to −2, 1e-3" in text  # minus signs, not hyphens
+    assert "2026-11-28" in text
 
 
 def test_results_hold_claims_and_provenance(chapter, monkeypatch):
@@ -68,11 +71,12 @@ def test_results_hold_claims_and_provenance(chapter, monkeypatch):
     monkeypatch.setattr(report, "display", lambda data, raw: shown.append(data))
     monkeypatch.setattr(report.myst_nb, "glue", lambda *_, **__: None)
     chapter.claim(
-        "c", "Text.", source="s", paper="1", measured="2", rule="r", verdict="partly"
+        "c", "Text.", source="s", paper="1", measured="-2", rule="r", verdict="partly"
     )
     chapter.close()
     results = json.loads(json.dumps(shown[0][report.MIME]))
     assert results["claims"][0]["verdict"] == "partly"
+    assert results["claims"][0]["measured"] == "−2"
     assert results["provenance"]["parameters"]["seed"] == 3
     assert set(results["provenance"]["versions"]) >= {"python", "torch"}
 

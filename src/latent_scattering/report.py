@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from importlib.metadata import version
@@ -114,7 +115,7 @@ class Chapter:
             Where ``LATENT_SCATTERING_VERIFY`` is set, if it differs by more.
         """
         value = float(value)
-        text = f"{value:,.{digits}f}".replace("-", "−") + (f" {unit}" if unit else "")
+        text = _typeset(f"{value:,.{digits}f}" + (f" {unit}" if unit else ""))
         self._numbers[key] = {"value": value, "text": text}
         myst_nb.glue(key, text, display=False)
         if os.environ.get("LATENT_SCATTERING_VERIFY"):
@@ -131,8 +132,11 @@ class Chapter:
             )
 
     def table(self, name: str, caption: str, table: pd.DataFrame) -> None:
-        """Show a numbered table, its label ``<run>-<name>``; cells are MyST."""
-        cells = table.astype(str).replace(r"\|", r"\\|", regex=True)
+        """Show a numbered table, its label ``<run>-<name>``; cells are MyST.
+
+        Negative numbers get a minus sign in the place of a hyphen, here and in claims.
+        """
+        cells = table.astype(str).replace(r"\|", r"\\|", regex=True).map(_typeset)
         text = cells.to_markdown(index=False, disable_numparse=True)
         display(
             Markdown(f"```{{table}} {caption}\n:name: {self.run}-{name}\n\n{text}\n```")
@@ -172,7 +176,7 @@ class Chapter:
                 "text": text,
                 "source": source,
                 "paper": paper,
-                "measured": measured,
+                "measured": _typeset(measured),
                 "rule": rule,
                 "verdict": verdict,
             }
@@ -228,6 +232,11 @@ class Chapter:
 def verdict(*, reproduced: bool, partly: bool = False) -> Verdict:
     """Return the verdict of a two-step rule."""
     return "reproduced" if reproduced else "partly" if partly else "not reproduced"
+
+
+def _typeset(text: str) -> str:
+    """Return a text whose negative numbers have a minus sign, not a hyphen."""
+    return re.sub(r"(?<![\w./-])-(?=[\d.])", "−", text)
 
 
 def device_name(device: torch.device) -> str:
