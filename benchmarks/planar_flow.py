@@ -28,7 +28,7 @@ class Theirs(nn.ModuleList):
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return z_K and the log-determinant."""
-        total = torch.zeros(len(z))
+        total = z.new_zeros(len(z))
         for layer in self:
             z, log_det = layer(z)
             total = total + log_det

@@ -22,8 +22,9 @@ from latent_scattering.generator import Generator, architecture
 from latent_scattering.scattering import Scattering2D
 
 CUDA = side_by_side.DEVICE.type == "cuda"
-SIDE, J, D, B = 128, 4, 512, 576  # of Angles & Mallat; columns of a pass
-IMAGES = 128 if CUDA else 4
+SIDE, J, D = 128, 4, 512  # of Angles & Mallat
+P, B = 80_064, D // 2 + 16  # coefficients of an image, columns of a pass of whitening
+IMAGES, ROWS = 128 if CUDA else 4, 1024
 HALF = torch.bfloat16 if CUDA else torch.float32
 
 
@@ -53,9 +54,8 @@ def scattering() -> Callable[[], object]:
 
 def whitening() -> Callable[[], object]:
     """A pass of the Krylov iteration: rows times a block, and the rows times that."""
-    p = 80_064 if CUDA else 10_416
-    rows = torch.randn(128 * IMAGES, p, device=side_by_side.DEVICE)
-    block = torch.randn(p, B, device=side_by_side.DEVICE)
+    rows = torch.randn(ROWS, P, device=side_by_side.DEVICE)
+    block = torch.randn(P, B, device=side_by_side.DEVICE)
     return lambda: rows.T @ (rows @ block)
 
 
@@ -79,7 +79,7 @@ def training() -> Callable[[], object]:
 
 STAGES = {  # name: what makes it, images a call, its arithmetic
     "scattering": (scattering, IMAGES, torch.float32),
-    "whitening, a pass": (whitening, 128 * IMAGES, torch.float32),
+    "whitening, a pass": (whitening, ROWS, torch.float32),
     "generator, a step": (training, IMAGES, HALF),
 }
 

@@ -1,6 +1,6 @@
 """Scattering images: ours against kymatio's torch frontend, on this machine.
 
-    python -m benchmarks.scattering [--seconds 90] [--threads 2] [--json FILE]
+    python -m benchmarks.scattering [--seconds 120] [--threads 2] [--json FILE]
 
 For each case, each batch size and each of the two, the median of several passes, taken
 in turns in one process; then the best batch size of each.
@@ -15,11 +15,11 @@ from benchmarks import side_by_side
 from latent_scattering.scattering import Scattering2D
 
 CASES = [  # J, side in pixels, batch sizes
-    (2, 28, (16, 64, 256)),
-    (4, 128, (1, 4, 16)),
+    (2, 28, (16, 64, 256, 1024)),
+    (4, 128, (1, 4, 16, 64)),
 ]
 if side_by_side.DEVICE.type == "cuda":
-    CASES = [(2, 28, (256, 1024, 4096)), (4, 128, (16, 64, 256))]
+    CASES = [(2, 28, (256, 1024, 4096, 16384)), (4, 128, (16, 64, 256, 1024))]
 
 
 def measure(J: int, side: int, batches: tuple[int, ...], budget: float) -> dict:
@@ -56,7 +56,7 @@ def measure(J: int, side: int, batches: tuple[int, ...], budget: float) -> dict:
 
 
 def main() -> None:
-    given = side_by_side.arguments(__doc__, 90)
+    given = side_by_side.arguments(__doc__, 120)
     with torch.no_grad():
         results = [measure(*case, given.seconds / len(CASES)) for case in CASES]
     table = [

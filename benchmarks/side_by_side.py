@@ -20,6 +20,17 @@ LONG = 300  # seconds after which no turn begins
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def once(function: Callable[[], object]) -> float:
+    """Seconds of a call."""
+    if DEVICE.type == "cuda":  # which only begins what it is asked for
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
 def medians(
     competitors: Mapping[str, Callable[[], object]], budget: float
 ) -> dict[str, float]:
@@ -34,11 +45,7 @@ def medians(
         if past > max(budget, LONG) or (turn >= MIN_TURNS and past > budget):
             break
         for name, function in competitors.items():
-            start = time.perf_counter()
-            function()
-            if DEVICE.type == "cuda":  # which only begins what it is asked for
-                torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(once(function))
     return {name: statistics.median(some) for name, some in times.items()}
 
 
@@ -65,7 +72,8 @@ def report(
 ) -> None:
     """Print the table, and the machine above it; write all to the file, if wanted.
 
-    The file is what the book's page on performance is made from.
+    The file is what the book's page on performance is made from. A GPU's has a name of
+    its own, so that both are shown.
     """
     machine = {
         "processor": processor_name(),
@@ -86,4 +94,6 @@ def report(
         content = {"title": given.title, "machine": machine, "rows": rows}
         text = json.dumps({**content, "cases": cases}, indent=1, ensure_ascii=False)
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(text + "\n", encoding="utf-8")
+        kind = f".{DEVICE.type}" if DEVICE.type != "cpu" else ""
+        file = given.json.with_name(f"{given.json.stem}{kind}.json")
+        file.write_text(text + "\n", encoding="utf-8")

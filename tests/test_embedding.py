@@ -91,7 +91,7 @@ def test_many_images_of_many_coefficients_are_whitened_in_passes(kept, monkeypat
     """With the same result, where the sketch is as long as the rows."""
     train = images(200)
     exact = embedding.fit(train, "train", J=2, d=10, store=kept)
-    monkeypatch.setattr(embedding.whitening, "LARGEST", 150)
+    monkeypatch.setattr(embedding.whitening, "LARGEST", 150 * 1296)
     monkeypatch.setattr(embedding, "CHUNK", 20_000)
     found = embedding.fit(train, "again", J=2, d=10, store=kept)
     torch.testing.assert_close(

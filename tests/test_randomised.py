@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from latent_scattering import datasets, randomised, whitening
 from latent_scattering.errors import ParameterError
 from latent_scattering.scattering import Scattering2D
+from latent_scattering.whitening import Whitening
 
 
 def rows(n=1500, p=300, power=0.5, seed=0):
@@ -166,6 +167,7 @@ def test_several_processes_return_the_same(tmp_path):
     alone = randomised.fit(lambda: [rows()], 32, n_passes=4, seed=0)
     torch.testing.assert_close(one["eigenvalues"], alone.eigenvalues, rtol=1e-4, atol=0)
     torch.testing.assert_close(one["mean"], alone.mean, rtol=0, atol=1e-6)
+    assert sine(Whitening(**one), alone) < 1e-2
 
 
 @pytest.mark.parametrize(

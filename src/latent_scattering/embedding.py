@@ -52,9 +52,8 @@ def fit(
 ) -> Embedding:
     """Return the embedding whose whitening is that of these images.
 
-    The whitening is an artefact; the coefficients are streamed, never all in memory. It
-    is exact unless there are more than 16,384 images of as many coefficients, and
-    otherwise that of `randomised.fit`.
+    The whitening is an artefact. It is exact where `whitening.fits` says so, up to
+    16,384 coefficients of any number of images; otherwise that of `randomised.fit`.
 
     Parameters
     ----------
@@ -89,7 +88,7 @@ def fit(
         return _stream(scattering, pixels, device, "whitening")
 
     def make(work: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-        if min(n, p) <= whitening.LARGEST:
+        if whitening.fits(n, p):
             return whitening.fit(coefficients(), d).tensors(), {}
         rows = Rows(coefficients, (n, p), folder=work, device=device)
         return randomised.fit(rows, d, seed=0).tensors(), {}

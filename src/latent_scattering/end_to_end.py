@@ -1,6 +1,7 @@
 """Generative models of images that are trained end to end: the rivals of two stages.
 
-Both have the generator of the inversion, of H inputs, and so its size and its cost.
+Both have the architecture of the inversion's generator, but for its H inputs, and so
+nearly its cost.
 """
 
 import math

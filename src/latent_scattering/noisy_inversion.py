@@ -1,8 +1,8 @@
 """A generator that is trained further with noise on its codes: a cheap baseline.
 
-It learns to ignore components that noise drowns, and so to make images of codes that
-no image has. A later port of Angles & Mallat's code trains its generator in this way;
-neither of the papers does.
+It learns that codes near those of images are images, too, and to ignore components that
+noise drowns. A later port of Angles & Mallat's code trains its generator with noise on
+its codes; neither of the papers does.
 """
 
 import copy
@@ -33,7 +33,7 @@ def fit(
     seed: int,
     store: Store,
 ) -> Generator:
-    """Return the generator, trained on to give xᵢ back from zᵢ + ε.
+    """Return the generator, trained on to give xᵢ back from zᵢ + ε, in float32.
 
     Parameters
     ----------

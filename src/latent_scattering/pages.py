@@ -351,7 +351,7 @@ def benchmarks_page(root: Path = ROOT) -> str:
         rows = [[row.get(name, "–") for name in header] for row in found.rows]
         page += f"## {found.title}\n\n"
         page += _table(header, rows, align="l" + "r" * (len(header) - 1))
-        page += f"Measured by `benchmarks/{path.stem}.py` on "
+        page += f"Measured by `benchmarks/{path.name.partition('.')[0]}.py` on "
         page += "{date}: {processor}, {device}, torch {torch}.\n\n".format_map(
             found.machine
         )

@@ -10,7 +10,8 @@ precision that grows with their number (Musco & Musco 2015), and they are taken 
 Nyström's approximation of C by these products (Tropp et al. 2017).
 
 For one precision, more passes of a narrower block cost less than few of a wide one: so
-a block has about d / 2 columns, and it takes seven passes to whiten MNIST to 10⁻³.
+a block has about d / 2 columns, and there are seven passes, with which the components
+of 3,000 images of MNIST are within 10⁻³ at d = 256 (a test).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +27,8 @@ from latent_scattering.whitening import Whitening, eigenpairs
 SKETCH = 4  # m of a block's column
 RESOLVED = 1e-6  # of the largest variance: the least that float32 tells from none
 
-# Gives the same rows at every call, in batches; called once a pass.
+# Gives the same rows at every call, in batches; called once for the first of these, and
+# once a pass.
 Stream = Callable[[], Iterable[Float[Tensor, "_ p"]]]
 
 
@@ -45,13 +47,13 @@ def fit(
     second 2 b (m + p), and every further one 4 b p. Memory holds about 4 b p numbers
     for each of these further passes, besides a batch.
 
-    Under `torch.distributed`, each process reads its own share of the rows, and all
-    return the same.
+    Under `torch.distributed`, each process reads its own share of the rows, at least
+    one, and all return the same; one that raises leaves the others waiting.
 
     Parameters
     ----------
     stream
-        Called once a pass; gives the rows x, in batches, the same every time.
+        Gives the rows x, in batches, the same every time.
     d
         Components that are kept: less than n, at most p.
     n_passes

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-SPARE = 2**30  # bytes that are left free on the disk, or on the device
+SPARE = 2**30  # bytes that are left free on the disk
+WORKING = 2**32  # and on a GPU, where all is computed
 BATCH = 2**26  # numbers that are read at once: 256 MiB
 
 
@@ -71,14 +72,14 @@ def _room(
     shape: tuple[int, int], folder: Path, device: torch.device
 ) -> Float[Tensor, "n p"] | None:
     """Return an empty array for the rows, or None where there is no room."""
-    wanted = 2 * shape[0] * shape[1] + SPARE
+    size = shape[0] * shape[1]
     if device.type == "cuda":
-        if torch.cuda.mem_get_info(device)[0] < wanted:
+        if torch.cuda.mem_get_info(device)[0] < 2 * size + WORKING:
             return None
         return torch.empty(shape, dtype=torch.float16, device=device)
-    if shutil.disk_usage(folder).free < wanted:
+    if shutil.disk_usage(folder).free < 2 * size + SPARE:
         return None
-    file, size = folder / "rows.float16", shape[0] * shape[1]
+    file = folder / "rows.float16"
     with file.open("wb") as stream:
         # Reserved: on a full disk, writing to mapped memory kills the process.
         if hasattr(os, "posix_fallocate"):

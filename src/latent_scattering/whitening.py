@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latent_scattering.errors import ParameterError
 
-LARGEST = 16_384  # side of the largest matrix that is diagonalised: 2 GB, minutes
+LARGEST = 2**28  # numbers in memory at once: 2 GiB in float64; thrice that for n ≤ p
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ def fit(batches: Iterable[Float[Tensor, "_ p"]], d: int) -> Whitening:
     Exact: all is computed in float64, on the batches' device. The p × p covariance is
     accumulated, shifted by the mean of the first batch. For n ≤ p rows, these are
     kept instead and their n × n Gram matrix, which has the same eigenvalues, is
-    diagonalised; so memory holds at most min(n, p) × p numbers.
+    diagonalised; so memory holds min(n, p) × p numbers, up to three times.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def fit(batches: Iterable[Float[Tensor, "_ p"]], d: int) -> Whitening:
     Raises
     ------
     ParameterError
-        If n or p is too small for d, min(n, p) exceeds 16,384, a value is not finite,
+        If n or p is too small for d, min(n, p) × p exceeds 2²⁸, a value is not finite,
         or the data have fewer than d dimensions.
     """
     held: list[Tensor] = []
@@ -91,11 +91,11 @@ def fit(batches: Iterable[Float[Tensor, "_ p"]], d: int) -> Whitening:
         n += len(x)
         total = total.to(x) + x.sum(0)
         held.append(x)
-        if min(n, p) > LARGEST:
+        if not fits(n, p):
             raise ParameterError(
-                f"p={p:,} coefficients of more than {LARGEST:,} images: the exact "
-                f"whitening allows {LARGEST:,} of one or the other; reduce the images "
-                "or their number"
+                f"p={p:,} coefficients of {n:,} images or more: the exact whitening "
+                f"allows {LARGEST // p:,} images of as many; take fewer of them, or "
+                "randomised.fit"
             )
         if n > p:
             scatter = sum((y.T @ y for y in held), start=scatter.to(x))
@@ -118,6 +118,11 @@ def fit(batches: Iterable[Float[Tensor, "_ p"]], d: int) -> Whitening:
         components = vectors.T
     peak = components.gather(1, components.abs().argmax(1, keepdim=True))
     return Whitening(shift + mean, components * peak.sign(), values, variance)
+
+
+def fits(n: int, p: int) -> bool:
+    """Return whether n rows of p coefficients are few enough for `fit`."""
+    return min(n, p) * p <= LARGEST
 
 
 def eigenpairs(
