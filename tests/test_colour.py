@@ -32,8 +32,11 @@ SMALL = {
 @pytest.mark.parametrize(
     ("chapter", "claims"),
     [
+        ("scattering", 3),
+        ("whitening", 4),
         ("inversion", 5),
-        ("ablations", 4),
+        ("normality", 9),
+        ("ablations", 5),
     ],
 )
 def test_chapter_runs_on_images_in_colour(chapter, claims, tmp_path):
