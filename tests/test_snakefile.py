@@ -59,6 +59,11 @@ def test_what_a_sweep_has_done_is_not_done_again(tmp_path):
     assert "output: build/sweep/digits/3/scattering.ipynb\n" not in told
 
 
+def test_large_images_are_given_more_memory(tmp_path):
+    told = planned(tmp_path, "--cores", "2", "--config", "run=polygon5")
+    assert "mem_mb=48000" in told
+
+
 @pytest.mark.parametrize(
     ("name", "words", "resources"),
     [
