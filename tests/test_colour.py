@@ -56,4 +56,4 @@ def test_chapter_runs_on_images_in_colour(chapter, claims, tmp_path):
     last = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[-1]
     (results,) = (o.data[report.MIME] for o in last.outputs if report.MIME in o.data)
     assert len(results["claims"]) == claims
-    assert results["provenance"]["parameters"]["n_components"] == 24
+    assert results["provenance"]["parameters"]["J"] == 2
