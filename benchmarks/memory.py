@@ -2,14 +2,16 @@
 
     python -m benchmarks.memory [--threads 2] [--json FILE]
 
-`embedding.fit` of generated colour images, from pixels to components, once: how long it
-takes, and by how much the most memory exceeds that before it. The coefficients are in a
-file, in float16; what the system keeps of it in free memory does not count. On a GPU,
-where they stay on it, all counts.
+`embedding.fit` of generated colour images, from pixels to components, once, in a
+process of its own: how long it takes, and by how much the most memory exceeds that
+before it. The coefficients are in a file, in float16; what the system keeps of it in
+free memory does not count. On a GPU, where they stay on it, all counts.
 """
 
 import tempfile
 import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -64,7 +66,10 @@ def measure(n: int) -> dict:
 
 def main() -> None:
     given = side_by_side.arguments(__doc__, 600)
-    results = [measure(n) for n in CASES]
+    alone = {"mp_context": get_context("spawn"), "max_tasks_per_child": 1}
+    threads = {"initializer": torch.set_num_threads, "initargs": (given.threads,)}
+    with ProcessPoolExecutor(1, **alone, **threads) as pool:
+        results = list(pool.map(measure, CASES))
     table = [
         {
             "case": f"{r['images']:,} images of 3×128×128, d={D}",
