@@ -82,6 +82,10 @@ def fresh(run: str, chapter: str) -> list[str]:
     return []
 
 
+def read(root: Path) -> pages.Results:
+    return pages.read(root, freshness=fresh)
+
+
 def test_nothing_recorded(root):
     pages.write(root, freshness=fresh)
     folder = root / "book" / "generated"
@@ -93,11 +97,11 @@ def test_nothing_recorded(root):
 
 def test_no_run_listed(tmp_path):
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/index\n")
-    results = pages.read(tmp_path)
+    results = read(tmp_path)
     assert results.listed == []
     for page in (
         pages.results_page(results),
-        pages.status_page(results, fresh),
+        pages.status_page(results),
         pages.summary(results),
     ):
         assert page.endswith(pages.NOTHING)
@@ -106,7 +110,7 @@ def test_no_run_listed(tmp_path):
 def test_runs_stand_side_by_side(root):
     record(root, "digits", "inversion", [claim(), claim("gpu", text="It is fast.")])
     record(root, "mnist", "inversion", [claim(verdict="reproduced", measured="4 dB")])
-    table = rows(pages.results_page(pages.read(root)))
+    table = rows(pages.results_page(read(root)))
     assert ["Claim", "Paper", "digits", "MNIST"] in table
     assert [
         "The training error is above the test error.<br>[Angles & Mallat, §4]{.source}",
@@ -118,12 +122,30 @@ def test_runs_stand_side_by_side(root):
     assert only_digits[-1] == "–"
 
 
+def test_what_stale_records_say_is_marked(root):
+    record(root, "digits", "inversion", [claim()])
+    record(root, "mnist", "inversion", [claim()])
+    results = pages.read(
+        root, freshness=lambda run, _: ["code"] if run == "mnist" else []
+    )
+    page = pages.results_page(results)
+    assert pages.STALE in page and pages.STALE not in pages.results_page(read(root))
+    assert ["Claim", "Paper", "digits", "MNIST (stale)"] in rows(page)
+    assert "[MNIST (stale)](/book/mnist/inversion.ipynb)" in pages.summary(results)
+    assert rows(pages.glance(results))[1][1:] == [
+        "1.2 dB: **not reproduced**",
+        "1.2 dB: **not reproduced** (stale)",
+    ]
+    assert pages.STALE in pages.glance(results)
+    assert pages.STALE not in pages.glance(read(root))
+
+
 def test_verdicts_are_counted(root):
     verdicts = ["reproduced", "partly", "partly", "cannot be tested here"]
     claims = [claim(str(i), verdict=verdict) for i, verdict in enumerate(verdicts)]
     record(root, "digits", "whitening", claims[:3])
     record(root, "digits", "inversion", claims[3:])
-    results = pages.read(root)
+    results = read(root)
     assert rows(pages.results_page(results))[1] == ["digits", "4", "1", "2", "0", "1"]
     header, whitening, inversion = rows(pages.summary(results))
     assert header == ["Chapter", "digits"]  # no column for a run without records
@@ -136,12 +158,12 @@ def test_chapters_come_in_the_order_of_the_contents(root):
     record(root, "digits", "inversion")
     record(root, "mnist", "inversion")
     record(root, "digits", "whitening")
-    assert list(pages.read(root).chapters) == ["whitening", "inversion"]
+    assert list(read(root).chapters) == ["whitening", "inversion"]
 
 
 def test_a_chapter_without_claims_says_so(root):
     record(root, "mnist", "inversion")
-    page = pages.results_page(pages.read(root))
+    page = pages.results_page(read(root))
     assert "It tests no claim" in page
     assert rows(page)[1] == ["MNIST", "0", "0", "0", "0", "0"]
 
@@ -149,7 +171,7 @@ def test_a_chapter_without_claims_says_so(root):
 def test_numbers_run_by_run(root):
     record(root, "digits", "inversion", numbers={"psnr": "24 dB", "d": "64"})
     record(root, "mnist", "inversion", numbers={"psnr": "30 dB"})
-    table = rows(pages.results_page(pages.read(root)))
+    table = rows(pages.results_page(read(root)))
     assert ["inversion", "`psnr`", "24 dB", "30 dB"] in table
     assert ["inversion", "`d`", "64", "–"] in table
 
@@ -157,7 +179,7 @@ def test_numbers_run_by_run(root):
 @pytest.mark.parametrize("text", ["$|x| < 3$", r"$\|x\|$", "a\nb | c", "|", r"\|"])
 def test_pipes_and_line_breaks_stay_in_their_cell(root, text):
     record(root, "digits", "inversion", [claim(text=text, measured=text, paper=text)])
-    table = rows(pages.results_page(pages.read(root)))
+    table = rows(pages.results_page(read(root)))
     (row,) = [row for row in table if ".source" in row[0]]
     one_line = " ".join(text.split())
     assert row[0] == f"{one_line}<br>[Angles & Mallat, §4]{{.source}}"
@@ -168,7 +190,7 @@ def test_pipes_and_line_breaks_stay_in_their_cell(root, text):
 def test_rules_are_given_once_unless_they_differ(root):
     record(root, "digits", "inversion", [claim(), claim("b", rule="if a")])
     record(root, "mnist", "inversion", [claim(), claim("b", rule="if b")])
-    page = pages.results_page(pages.read(root))
+    page = pages.results_page(read(root))
     assert page.count(": reproduced if 3 ≤ gap ≤ 8\n") == 1
     assert ": if a; or if b\n" in page
 
@@ -180,7 +202,7 @@ def test_status(root):
     def freshness(run, chapter):
         return ["code", "lock"] if run == "mnist" else []
 
-    table = rows(pages.status_page(pages.read(root), freshness))
+    table = rows(pages.status_page(pages.read(root, freshness=freshness)))
     assert [row[:2] + row[3:] for row in table[1:4]] == [
         [
             "digits",
@@ -212,14 +234,14 @@ def test_status(root):
 )
 def test_durations(root, seconds, text):
     record(root, "digits", "whitening", seconds=seconds)
-    assert rows(pages.status_page(pages.read(root), fresh))[1][3] == text
+    assert rows(pages.status_page(read(root)))[1][3] == text
 
 
 def test_versions_that_differ_are_all_shown(root):
     record(root, "digits", "whitening", versions={"torch": "2.12", "numpy": "2"})
     record(root, "digits", "inversion", versions={"torch": "2.13"})
     record(root, "mnist", "inversion", versions={"torch": "2.13"})
-    table = rows(pages.status_page(pages.read(root), fresh))
+    table = rows(pages.status_page(read(root)))
     assert table[-3:] == [
         ["Package", "digits", "MNIST"],
         ["torch", "2.12, 2.13", "2.13"],
@@ -241,7 +263,7 @@ def test_malformed_results_are_named_in_one_line(root, text, what):
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError) as caught:
-        pages.read(root)
+        read(root)
     message = str(caught.value)
     assert str(path) in message and what in message and "RUN=digits" in message
     assert "\n" not in message
@@ -253,14 +275,14 @@ def test_results_of_another_run_are_refused(root):
     other.parent.mkdir(parents=True)
     other.write_bytes(path.read_bytes())
     with pytest.raises(UserError, match="the run 'digits'"):
-        pages.read(root)
+        read(root)
 
 
 def test_a_page_that_is_no_chapter_is_refused_in_a_run(root):
     toc = root / "_toc.yml"
     toc.write_text(TOC.replace("book/mnist/inversion", "book/reproducing"))
     with pytest.raises(UserError, match="book/reproducing"):
-        pages.read(root)
+        read(root)
 
 
 def test_the_command_ends_in_one_line(monkeypatch):
@@ -276,13 +298,13 @@ def test_the_command_ends_in_one_line(monkeypatch):
 def test_the_readme_shows_the_results(root):
     readme = f"Before.\n{pages.GLANCE[0]}\nold\n{pages.GLANCE[1]}\nAfter.\n"
     (root / "README.md").write_text(readme)
-    pages.write(root, freshness=lambda run, chapter: [])
+    pages.write(root, freshness=fresh)
     text = (root / "README.md").read_text()
     assert text.startswith("Before.") and text.endswith("After.\n")
     assert "old" not in text
-    assert pages.glance(pages.read(root)) in text
+    assert pages.glance(read(root)) in text
     with pytest.raises(pages.PageError, match="marks"):
-        pages.with_glance("nothing", pages.read(root))
+        pages.with_glance("nothing", read(root))
 
 
 def test_the_readme_of_this_book_is_in_step_with_its_records():
@@ -314,7 +336,7 @@ def benchmark(root: Path, name: str, **changes: object) -> Path:
 
 def test_benchmarks_are_shown_with_their_machine(root):
     benchmark(root, "scattering")
-    pages.write(root, freshness=lambda run, chapter: [])
+    pages.write(root, freshness=fresh)
     page = (root / "book/generated/benchmarks.md").read_text(encoding="utf8")
     assert "## Ours against theirs" in page
     assert rows(page) == [["case", "ratio"], ["small", "2.5"], ["a|b", "3.0"]]

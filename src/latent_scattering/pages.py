@@ -28,6 +28,12 @@ Freshness = Callable[[str, str], list[str]]
 
 GLANCE = ("<!-- results: written by `make site` -->", "<!-- /results -->")
 
+STALE = (
+    "*Stale* marks a record that an earlier version of its chapter has made: its "
+    "verdicts are by the rules of that version, and the present one has not been "
+    "executed yet for that run.\n\n"
+)
+
 NOTHING = "No chapter is recorded yet; `make book` records the run `digits`.\n"
 
 
@@ -94,11 +100,14 @@ class Results:
         (run, chapter) of every chapter that the contents list.
     records
         Those of them that have results.
+    stale
+        Why a record is stale; nothing, if it is fresh.
     """
 
     runs: dict[str, str]
     listed: list[tuple[str, str]]
     records: dict[tuple[str, str], Record]
+    stale: dict[tuple[str, str], list[str]]
 
     @property
     def chapters(self) -> dict[str, str]:
@@ -118,8 +127,12 @@ class Results:
             if (run, chapter) in self.records
         }
 
+    def name(self, run: str, chapter: str) -> str:
+        """Return what the site calls a run, marked where its chapter is stale."""
+        return self.runs[run] + (" (stale)" if self.stale[run, chapter] else "")
 
-def read(root: Path = ROOT) -> Results:
+
+def read(root: Path = ROOT, *, freshness: Freshness = freshness) -> Results:
     """Read the results of all recorded chapters of the book in the folder `root`.
 
     Raises
@@ -136,7 +149,8 @@ def read(root: Path = ROOT) -> Results:
         path = root / "book" / run / "results" / f"{chapter}.json"
         if path.exists():
             records[run, chapter] = _record(path, run, chapter)
-    return Results(runs, listed, records)
+    stale = {key: freshness(*key) for key in records}
+    return Results(runs, listed, records, stale)
 
 
 def _contents(toc: Path) -> Iterable[tuple[str, str, str]]:
@@ -181,6 +195,7 @@ def results_page(results: Results) -> str:
     page += (
         "What the papers claim, and what each run measured. A verdict is computed "
         "from the measurement by the rule that is given below each table.\n\n"
+        + (STALE if any(results.stale.values()) else "")
     )
     page += _table(
         ["Run", "Claims", *map(_badge, VERDICTS)],
@@ -229,7 +244,9 @@ def _claims(results: Results, chapter: str, title: str) -> str:
         rule = "; or ".join(dict.fromkeys(_line(c.rule) for c in claims.values()))
         rules += f"{_line(first.text)}\n: {rule}\n\n"
     section += _table(
-        ["Claim", "Paper", *(results.runs[run] for run in records)], rows, css="claims"
+        ["Claim", "Paper", *(results.name(run, chapter) for run in records)],
+        rows,
+        css="claims",
     )
     section += f":::{{dropdown}} How these verdicts are computed\n{rules}:::\n\n"
     return section
@@ -237,7 +254,7 @@ def _claims(results: Results, chapter: str, title: str) -> str:
 
 def _links(results: Results, chapter: str) -> str:
     return " · ".join(
-        f"[{results.runs[run]}](/book/{run}/{chapter}.ipynb)"
+        f"[{results.name(run, chapter)}](/book/{run}/{chapter}.ipynb)"
         for run in results.of(chapter)
     )
 
@@ -259,7 +276,7 @@ def _numbers(results: Results) -> str:
     return _table(header, rows, align="ll" + "r" * len(results.runs))
 
 
-def status_page(results: Results, freshness: Freshness) -> str:
+def status_page(results: Results) -> str:
     """Return the page that says when, where and from what each record was made."""
     page = "# Status of the records\n\n"
     if not results.listed:
@@ -276,7 +293,7 @@ def status_page(results: Results, freshness: Freshness) -> str:
             state = "[not recorded]{.verdict .cannot-be-tested-here}"
             rows.append([results.runs[run], chapter, "–", "–", "–", state])
             continue
-        reasons = freshness(run, chapter)
+        reasons = results.stale[run, chapter]
         state = "[fresh]{.verdict .reproduced}"
         if reasons:
             state = f"[stale]{{.verdict .not-reproduced}} {'; '.join(reasons)}"
@@ -360,21 +377,20 @@ def benchmarks_page(root: Path = ROOT) -> str:
 
 def glance(results: Results) -> str:
     """Return the table for the README: each claim, and what each run says of it."""
-    by_id: dict[str, dict[str, Claim]] = {}
-    for (run, _), record in results.records.items():
+    by_id: dict[str, dict[str, str]] = {}
+    texts: dict[str, str] = {}
+    for (run, chapter), record in results.records.items():
+        stale = " (stale)" if results.stale[run, chapter] else ""
         for claim in record.claims:
-            by_id.setdefault(claim.id, {})[run] = claim
-    rows = []
-    for claims in by_id.values():
-        first = next(iter(claims.values()))
-        cells = [
-            f"{_line(claims[run].measured)}: **{claims[run].verdict}**"
-            if run in claims
-            else "–"
-            for run in results.runs
-        ]
-        rows.append([f"{_line(first.text)} ({_line(first.source)})", *cells])
-    return _table(["What the papers say", *results.runs.values()], rows)
+            texts.setdefault(claim.id, f"{_line(claim.text)} ({_line(claim.source)})")
+            cell = f"{_line(claim.measured)}: **{claim.verdict}**{stale}"
+            by_id.setdefault(claim.id, {})[run] = cell
+    rows = [
+        [texts[claim], *(cells.get(run, "–") for run in results.runs)]
+        for claim, cells in by_id.items()
+    ]
+    table = _table(["What the papers say", *results.runs.values()], rows)
+    return (STALE if any(results.stale.values()) else "") + table
 
 
 def with_glance(readme: str, results: Results) -> str:
@@ -434,10 +450,10 @@ def write(root: Path = ROOT, *, freshness: Freshness = freshness) -> None:
     PageError
         If a results file is malformed.
     """
-    results = read(root)
+    results = read(root, freshness=freshness)
     pages = {
         "results": results_page(results),
-        "status": status_page(results, freshness),
+        "status": status_page(results),
         "summary": summary(results),
         "benchmarks": benchmarks_page(root),
     }
