@@ -57,3 +57,9 @@ def test_chapter_runs_on_images_in_colour(chapter, claims, tmp_path):
     (results,) = (o.data[report.MIME] for o in last.outputs if report.MIME in o.data)
     assert len(results["claims"]) == claims
     assert results["provenance"]["parameters"]["J"] == 2
+    if chapter == "ablations":  # no two cases or seeds are one training
+        kept = {
+            kind: len(list((tmp_path / "cache" / kind).glob("*/manifest.json")))
+            for kind in ("inversion", "noisy-inversion")
+        }
+        assert kept == {"inversion": 2 * 6, "noisy-inversion": 2 * 3}
