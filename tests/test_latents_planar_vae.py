@@ -3,6 +3,8 @@
 All seeds are fixed; statistical tests allow five standard errors.
 """
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -70,10 +72,12 @@ def test_without_flows_it_is_the_plain_autoencoder(tmp_path):
     z = codes(200)
     plain = fit("vae", tmp_path, z, n_epochs=2)
     flowed = fit("planar-vae", tmp_path, z, n_epochs=2, K=0)
+    # Up to rounding: on some processors a weight differs by 1e-10.
+    close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-6)
     for name, weight in plain.network.state_dict().items():
-        assert torch.equal(flowed.network.state_dict()[name], weight)
-    assert torch.equal(flowed.sample(9, seed=1), plain.sample(9, seed=1))
-    assert torch.equal(flowed.elbo(z, seed=1), plain.elbo(z, seed=1))
+        close(flowed.network.state_dict()[name], weight)
+    close(flowed.sample(9, seed=1), plain.sample(9, seed=1))
+    close(flowed.elbo(z, seed=1), plain.elbo(z, seed=1))
     more = fit("planar-vae", tmp_path, z, n_epochs=2, K=1)
     assert not torch.equal(more.sample(9, seed=1), plain.sample(9, seed=1))
     with networks.seeded(0):
