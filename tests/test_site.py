@@ -23,7 +23,8 @@ TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf8"))
 LISTED = [TOC["root"]] + [
     entry["file"] for part in TOC["parts"] for entry in part["chapters"]
 ]
-LOCAL = ("file:", "data:", "blob:", "about:", "chrome:")
+# chrome-untrusted: what Chromium's own first tab asks for
+LOCAL = ("file:", "data:", "blob:", "about:", "chrome:", "chrome-untrusted:")
 
 
 @pytest.fixture(scope="session")
