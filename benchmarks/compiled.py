@@ -10,7 +10,6 @@ about a minute more; it wants a C++ compiler, without which there is no table.
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -75,8 +74,6 @@ def measure(shape: tuple[int, int, int], d: int, batch: int, budget: float) -> d
 
 def main() -> None:
     given = side_by_side.arguments(__doc__, 60)
-    # `upsampled_taps` is traced without its cache: constants, made once.
-    warnings.filterwarnings("ignore", "Dynamo detected", UserWarning)
     if not CUDA and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         print("compiled: no C++ compiler, so there is nothing to measure")
         sys.exit(0)

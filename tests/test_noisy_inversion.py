@@ -24,7 +24,7 @@ def images():
 
 def inverse(key="inverse"):
     generator = Generator(4, (1, 8, 8), widths=(8, 4), kernel_size=3, seed=0)
-    return Inversion(generator.eval(), pd.DataFrame(), 0.0, key)
+    return Inversion(generator.eval(), pd.DataFrame(), 0.0, 0.0, 0.0, 1, key)
 
 
 def fit(root, images, deviation, **changed):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from jaxtyping import Float, Float32, UInt8
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from latent_scattering import metrics, training
+from latent_scattering import metrics, processes, throughput, training
 from latent_scattering.generator import CHUNK, Generator, Variant, architecture
 from latent_scattering.pixels import to_signed
 from latent_scattering.store import Store
@@ -29,6 +30,13 @@ class Inversion:
     """A row an epoch: epoch, loss, psnr_train, psnr_test (dB), seconds, …"""
     seconds: float
     """Of the training, validation included, over all sessions it took."""
+    images_per_second: float
+    """That the training took, without validation."""
+    share_of_peak: float
+    """Operations a second of the training, beside those of a matrix product on the
+    same devices with the same threads and numbers; see `throughput`."""
+    processes: int
+    """That shared the training."""
     key: str
     """Of its artefact."""
 
@@ -43,6 +51,7 @@ def fit(
     learning_rate: float = 1e-3,
     patience: int = 0,
     seed: int,
+    fabric: Fabric | None = None,
     store: Store,
     inputs: Sequence[str],
 ) -> Inversion:
@@ -50,8 +59,7 @@ def fit(
 
     The error is the mean over pixels, on [-1, 1]; Adam has its default
     hyperparameters. The result is an artefact, and an interrupted training goes on
-    from its last checkpoint. CUDA is used where there is one, in bfloat16 where it
-    has that.
+    from its last checkpoint.
 
     Parameters
     ----------
@@ -66,6 +74,9 @@ def fit(
         are those of the last epoch.
     seed
         Of the initial weights and of the order of the images.
+    fabric
+        See `training.fit`; by default `fabric_of` one device. With several processes,
+        batch norm takes its statistics of each one's share of a batch.
     store
         Where the generator is kept.
     inputs
@@ -85,8 +96,16 @@ def fit(
         d, shape, variant=variant, **architecture(shape)._asdict(), seed=seed
     )
     watched = {"psnr_train": (pixels[:WATCHED], z[:WATCHED]), "psnr_test": test}
+    on = fabric or fabric_of()
 
     def make(work: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+        half = on.strategy.precision.precision == "bf16-mixed"
+        number = torch.bfloat16 if half else torch.float32
+        rates = {
+            "operations": throughput.operations(generator, d),
+            "matrix_rate": throughput.matrix_rate(on.device, number),
+            "processes": on.world_size,
+        }
         history = training.fit(
             generator,
             _mean_absolute_error,
@@ -95,14 +114,14 @@ def fit(
             batch_size=batch_size,
             learning_rate=learning_rate,
             seed=seed,
-            fabric=_fabric(),
+            fabric=on,
             workspace=work,
             validate=lambda model: {k: _psnr(model, *v) for k, v in watched.items()},
             monitor="psnr_test",
             patience=patience,
             label="inversion",
         )
-        return generator.state_dict(), {"history": history.to_dict("records")}
+        return generator.state_dict(), {"history": history.to_dict("records"), **rates}
 
     parameters = {
         "d": d,
@@ -114,9 +133,36 @@ def fit(
         "patience": patience,
         "seed": seed,
     }
-    made = store.get("inversion", parameters, make, inputs=inputs)
+    kept = partial(store.get, "inversion", parameters, inputs=inputs)
+    made = processes.together(on, kept, make)
     history = training.restored(generator, made)
-    return Inversion(generator, history, float(history.seconds.iloc[-1]), made.key)
+    took, of = history.iloc[-1], made.record
+    speed = len(history) * len(z) / float(took.training_seconds)
+    peak = of["processes"] * of["matrix_rate"]
+    return Inversion(
+        generator,
+        history,
+        seconds=float(took.seconds),
+        images_per_second=speed,
+        share_of_peak=speed * of["operations"] / peak,
+        processes=of["processes"],
+        key=made.key,
+    )
+
+
+def fabric_of(devices: int = 1) -> Fabric:
+    """Return Fabric on CUDA, in bfloat16 where it has that, or on a CPU in float32.
+
+    With several devices, a process each, which are yet to be launched.
+    """
+    cuda = torch.cuda.is_available()
+    half = cuda and torch.cuda.is_bf16_supported()
+    return Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        precision="bf16-mixed" if half else "32-true",
+    )
 
 
 @torch.no_grad()
@@ -140,17 +186,9 @@ def _mean_absolute_error(
 
 def _psnr(model: nn.Module, pixels: Tensor, z: Tensor) -> float:
     """Return the PSNR of all images at once, which never are in memory as floats."""
-    errors = torch.zeros((), dtype=torch.float64)
+    weight = next(model.parameters())
+    errors = torch.zeros((), dtype=torch.float64, device=weight.device)
     for some, codes in zip(pixels.split(CHUNK), z.split(CHUNK), strict=True):
-        errors += (decode(model, codes) - to_signed(some)).double().square().sum().cpu()
+        x = to_signed(some.to(weight.device))
+        errors += (decode(model, codes.to(weight)) - x).double().square().sum()
     return metrics.psnr_of_mse(errors.item() / pixels.numel())
-
-
-def _fabric() -> Fabric:
-    cuda = torch.cuda.is_available()
-    half = cuda and torch.cuda.is_bf16_supported()
-    return Fabric(
-        accelerator="cuda" if cuda else "cpu",
-        devices=1,
-        precision="bf16-mixed" if half else "32-true",
-    )

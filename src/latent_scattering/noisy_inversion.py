@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from latent_scattering import training
 from latent_scattering.errors import ParameterError
 from latent_scattering.generator import Generator
-from latent_scattering.inversion import Inversion
+from latent_scattering.inversion import Inversion, fabric_of
 from latent_scattering.pixels import to_signed
 from latent_scattering.store import Store
 
@@ -33,7 +33,7 @@ def fit(
     seed: int,
     store: Store,
 ) -> Generator:
-    """Return the generator, trained on to give xᵢ back from zᵢ + ε, in float32.
+    """Return the generator, trained on to give xᵢ back from zᵢ + ε.
 
     Parameters
     ----------
@@ -75,6 +75,7 @@ def fit(
             batch_size=batch_size,
             learning_rate=learning_rate,
             seed=seed,
+            fabric=fabric_of(),
             workspace=work,
             label="noisy inversion",
         )

@@ -36,11 +36,11 @@ class UpsampledConvolution(nn.Conv2d):
         y = rows @ y.reshape(B, M * k, 2 * N * out)
         y = y.view(B, 2 * M, 2 * N, out)
         if self.bias is not None:
-            y = y + self.bias
+            y = y + self.bias.to(y)  # which autocast leaves in float32
         return y.permute(0, 3, 1, 2)
 
 
-@cache
+@torch.compiler.assume_constant_result  # or torch.compile makes it anew in every step
 def upsampled_taps(
     n: int, k: int, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "twice_n n_times_k"]:
@@ -49,6 +49,11 @@ def upsampled_taps(
     Entry (p, i k + a) is the weight of pixel i in pixel p + a − ⌊k/2⌋ of the upsampled
     line, which is reflected at its ends.
     """
+    return _taps(n, k, dtype, device)
+
+
+@cache
+def _taps(n: int, k: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():
         line = torch.eye(n)[None]
         upsampled = F.interpolate(line, scale_factor=2, mode="linear")
