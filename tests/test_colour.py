@@ -9,7 +9,7 @@ import nbformat
 import pytest
 import yaml
 
-from latent_scattering import paths, report
+from latent_scattering import inversion, invert, paths, record, report
 
 SMALL = {
     "run": "polygon5-32",
@@ -34,12 +34,14 @@ SMALL = {
     [
         ("scattering", 3),
         ("whitening", 4),
-        ("inversion", 5),
+        ("inversion", 6),
         ("normality", 9),
-        ("ablations", 5),
+        ("ablations", 8),
     ],
 )
-def test_chapter_runs_on_images_in_colour(chapter, claims, tmp_path):
+def test_chapter_runs_on_images_in_colour(
+    chapter, claims, tmp_path, monkeypatch, no_training
+):
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
     subprocess.run(
         [
@@ -63,3 +65,9 @@ def test_chapter_runs_on_images_in_colour(chapter, claims, tmp_path):
             for kind in ("inversion", "noisy-inversion")
         }
         assert kept == {"inversion": 2 * 6, "noisy-inversion": 2 * 3}
+    if chapter == "inversion":  # what several devices would have trained is found
+        monkeypatch.setenv("LATENT_SCATTERING_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(record, "load_run", lambda run: SMALL)
+        no_training()
+        found = invert.invert("polygon5-32", inversion.fabric_of())
+        assert len(found.history) == SMALL["n_epochs"]

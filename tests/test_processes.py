@@ -42,10 +42,52 @@ if fabric.is_global_zero:
 """
 
 
+INVERSION = """
+import hashlib, json, sys
+from pathlib import Path
+import torch
+from lightning_fabric import Fabric
+from latent_scattering import inversion, training
+from latent_scattering.store import Store
+
+processes, variant, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+torch.set_num_threads(1)
+fabric = inversion.fabric_of(processes)
+fabric.launch()
+noise = torch.Generator().manual_seed(0)
+z = torch.randn(64, 6, generator=noise)
+pixels = torch.randint(0, 256, (64, 1, 8, 8), generator=noise, dtype=torch.uint8)
+trained = []
+fit = training.fit
+training.fit = lambda *some, **more: trained.append(1) or fit(*some, **more)
+for _ in range(2):  # made, and found
+    made = inversion.fit(
+        (pixels, z), (pixels[:16], z[:16]), variant=variant, n_epochs=4, batch_size=16,
+        seed=0, fabric=fabric, store=Store(folder.with_suffix(".store")), inputs=[],
+    )
+weights = torch.cat([w.flatten() for w in made.generator.parameters()])
+digest = hashlib.sha256(weights.detach().numpy().tobytes()).hexdigest()
+numbers = {
+    "loss": list(made.history.loss), "psnr": list(made.history.psnr_test),
+    "key": made.key, "processes": made.processes, "trained": len(trained),
+    "weights": digest, "speed": made.images_per_second, "share": made.share_of_peak,
+}
+file = folder.with_suffix(f".{fabric.global_rank}.json")
+file.write_text(json.dumps(numbers))
+"""
+
+
 def curves(tmp_path, processes, variant):
     """The losses, and the errors after each epoch."""
-    script, results = tmp_path / "train.py", tmp_path / f"{processes}.json"
-    script.write_text(textwrap.dedent(SCRIPT))
+    results = tmp_path / f"{processes}.json"
+    run(SCRIPT, tmp_path, processes, variant, results)
+    return json.loads(results.read_text())
+
+
+def run(source, tmp_path, processes, *arguments):
+    """Run a script in as many processes, which learn of each other by Fabric."""
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(source))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -54,13 +96,12 @@ def curves(tmp_path, processes, variant):
     common |= {"PYTHONPATH": ":".join(sys.path)}
     running = [
         subprocess.Popen(
-            [sys.executable, str(script), str(processes), variant, str(results)],
+            [sys.executable, str(script), str(processes), *map(str, arguments)],
             env={**os.environ, **common, "LOCAL_RANK": str(rank)},
         )
         for rank in range(processes)
     ]
     assert [process.wait(180) for process in running] == [0] * processes
-    return json.loads(results.read_text())
 
 
 @pytest.mark.parametrize(
@@ -74,3 +115,23 @@ def test_two_processes_learn_what_one_learns(variant, tolerance, tmp_path):
     assert two["loss"] == pytest.approx(one["loss"], rel=tolerance)
     assert two["error"] == pytest.approx(one["error"], rel=tolerance)
     assert one["error"][-1] < one["error"][0]
+
+
+def test_two_processes_share_an_inversion_which_one_finds(tmp_path):
+    folder = tmp_path / "inversion"
+    run(INVERSION, tmp_path, 2, "text", folder)
+    first, second = (
+        json.loads(folder.with_suffix(f".{rank}.json").read_text()) for rank in (0, 1)
+    )
+    assert first == second  # the weights, too
+    assert (first["processes"], first["trained"]) == (2, 1)
+    assert first["speed"] > 0 < first["share"] < 1
+    run(INVERSION, tmp_path, 1, "text", folder)
+    found = json.loads(folder.with_suffix(".0.json").read_text())
+    assert found["trained"] == 0
+    assert found == {**first, "trained": 0}
+    run(INVERSION, tmp_path, 1, "text", tmp_path / "alone")
+    alone = json.loads((tmp_path / "alone.0.json").read_text())
+    assert (alone["key"], alone["processes"]) == (first["key"], 1)
+    assert alone["loss"] == pytest.approx(first["loss"], rel=1e-4)
+    assert alone["psnr"] == pytest.approx(first["psnr"], rel=1e-3)
