@@ -4,8 +4,8 @@
 
 `embedding.fit` of generated colour images, from pixels to components, once, in a
 process of its own: how long it takes, and by how much the most memory exceeds that
-before it. The coefficients are in a file, in float16; what the system keeps of it in
-free memory does not count. On a GPU, where they stay on it, all counts.
+before it. The coefficients are in a file; what the system keeps of it in free memory
+does not count. On a GPU, where they stay on it, all counts.
 """
 
 import tempfile

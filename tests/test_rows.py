@@ -27,17 +27,26 @@ def x():
     return 50 + torch.randn(40, 20, generator=noise)
 
 
-def test_are_computed_once_and_the_same_every_time(x, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    # Relative to the mean, which is taken off: float16 of 50 would be off by .016.
+    ("whole", "kind", "error"),
+    [(3200, torch.float32, 1e-5), (3199, torch.float16, 2e-3)],
+)
+def test_are_computed_once_and_the_same_every_time(
+    whole, kind, error, x, tmp_path, monkeypatch
+):
     monkeypatch.setattr(rows, "BATCH", 320)
+    monkeypatch.setattr(rows, "WHOLE", whole)
     compute = Counted(x)
     stream = Rows(compute, tuple(x.shape), folder=tmp_path, device=CPU)
     first, second, third = (torch.cat(list(stream())) for _ in range(3))
     assert compute.calls == 1
     assert first.equal(second) and first.equal(third)
     assert [len(batch) for batch in stream()] == [16, 16, 8]  # of 20 numbers
-    # Relative to the mean, which is taken off: float16 of 50 would be off by .016.
-    torch.testing.assert_close(first, x, rtol=0, atol=2e-3)
+    torch.testing.assert_close(first, x, rtol=0, atol=error)
     assert first.dtype == torch.float32
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_size == 800 * kind.itemsize
 
 
 def test_an_iteration_that_is_given_up_does_not_count(x, tmp_path):
@@ -61,7 +70,8 @@ def test_without_room_they_are_computed_each_time(x, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_float16_hardly_changes_the_whitening(tmp_path):
+def test_float16_hardly_changes_the_whitening(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "WHOLE", 0)
     noise = torch.Generator().manual_seed(1)
     deviations = torch.logspace(0, -3, 60)
     x = 1 + torch.randn(500, 60, generator=noise) * deviations

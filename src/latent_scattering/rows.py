@@ -12,19 +12,22 @@ from torch import Tensor
 SPARE = 2**30  # bytes that are left free on the disk
 WORKING = 2**32  # and on a GPU, where all is computed
 BATCH = 2**26  # numbers that are read at once: 256 MiB
+WHOLE = 2**32  # bytes of a file that memory holds besides: those of rows in float32
 
 
 class Rows:
     """A stream of n rows for `randomised.fit`: each call gives all of them, in batches.
 
-    What is kept is a row less the mean of the first batch, in float16 (an error of at
-    most 2⁻¹¹ of it, or of 2⁻²⁵), and that is what every call gives, the first one too.
-    On a CPU it is a file that is mapped into memory; on a GPU it stays there. It is
-    read in larger batches than it is computed in: to add up the products of small ones
-    would take as long as the products. Where there is no room for it, the rows are
-    computed anew for each call, which is slower: on two cores one of an image of
-    128×128 in colour takes 23 ms (`benchmarks/roofline.py`), in which a disk that gives
-    7 MB a second reads it.
+    What is kept is a row less the mean of the first batch, and that is what every call
+    gives, the first one too: in float32, or in float16 where that takes more than 4 GiB
+    (on a GPU: more than there is). An error of float16 is at most 2⁻¹¹ of a number, or
+    2⁻²⁵; on all of MNIST it turns 512 components by an angle of sine .004, where
+    `randomised.fit` itself turns them by .0004. On a CPU the rows are in a file that is
+    mapped into memory; on a GPU they stay there. They are read in larger batches than
+    they are computed in: to add up the products of small ones would take as long as the
+    products. Where there is no room for them, they are computed anew for each call,
+    which is slower: on two cores one of an image of 128×128 in colour takes 23 ms
+    (`benchmarks/roofline.py`), in which a disk that gives 7 MB a second reads it.
 
     Parameters
     ----------
@@ -55,18 +58,19 @@ class Rows:
         """Return an iterator over all rows."""
         if self._complete:
             assert self._kept is not None and self._shift is not None
-            for half in self._kept.split(max(1, BATCH // self.shape[1])):
-                yield half.to(self._shift).add_(self._shift)
+            for some in self._kept.split(max(1, BATCH // self.shape[1])):
+                yield some.float() + self._shift
             return
         n = 0
         for x in self.compute():
             if self._shift is None:
                 self._shift = x.mean(0)
-            half = (x - self._shift).half()
+            some = x - self._shift
             if self._kept is not None:
-                self._kept[n : n + len(half)] = half
-            n += len(half)
-            yield half.to(x).add_(self._shift)
+                some = some.to(self._kept.dtype)
+                self._kept[n : n + len(some)] = some
+            n += len(some)
+            yield some.float() + self._shift
         self._complete = self._kept is not None
 
 
@@ -76,15 +80,18 @@ def _room(
     """Return an empty array for the rows, or None where there is no room."""
     size = shape[0] * shape[1]
     if device.type == "cuda":
-        if torch.cuda.mem_get_info(device)[0] < 2 * size + WORKING:
+        free = torch.cuda.mem_get_info(device)[0] - WORKING
+        if free < 2 * size:
             return None
-        return torch.empty(shape, dtype=torch.float16, device=device)
-    if shutil.disk_usage(folder).free < 2 * size + SPARE:
+        kind = torch.float32 if free >= 4 * size else torch.float16
+        return torch.empty(shape, dtype=kind, device=device)
+    kind = torch.float32 if 4 * size <= WHOLE else torch.float16
+    if shutil.disk_usage(folder).free < kind.itemsize * size + SPARE:
         return None
-    file = folder / "rows.float16"
+    file = folder / "rows"
     with file.open("wb") as stream:
         # Reserved: on a full disk, writing to mapped memory kills the process.
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(stream.fileno(), 0, 2 * size)
-    mapped = torch.from_file(str(file), shared=True, size=size, dtype=torch.float16)
+            os.posix_fallocate(stream.fileno(), 0, kind.itemsize * size)
+    mapped = torch.from_file(str(file), shared=True, size=size, dtype=kind)
     return mapped.view(shape)
