@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.mixture import GaussianMixture
 
 from latent_scattering import record, scattering
 from latent_scattering.intervals import interval, limits, spread_of
@@ -31,17 +32,18 @@ class Chapter:
         self.verdicts[id] = verdict
 
 
-def judge(chapter, *claims, **numbers):
-    """The verdicts of the cells that judge these claims, and of others they judge."""
+def judge(chapter, *having, **numbers):
+    """The verdicts of the cells that have these texts."""
     taken = Chapter()
     names = {"np": np, "pd": pd, "torch": torch, "chapter": taken, "verdict": verdict}
     names |= {"interval": interval, "limits": limits, "spread_of": spread_of}
     names |= {"scattering": scattering, **numbers}
     cells = record.read_source(chapter).cells
     sources = [cell.source for cell in cells if cell.cell_type == "code"]
-    for claim in claims:
-        (source,) = (source for source in sources if f'"{claim}"' in source)
-        exec(source, names)
+    for text in having:
+        (source,) = (source for source in sources if text in source)
+        with np.errstate(divide="ignore", invalid="ignore"):  # of a gain of 0
+            exec(source, names)
     return taken.verdicts
 
 
@@ -79,8 +81,8 @@ def ablations(**changed):
         "L": 8,
         "direct": [(3, 3.4, 1e-6, 50.0, torch.tensor([50.0]))],
     }
-    cells = ("ablations-few-images", "ablations-components", "ablations-noise")
-    return judge("ablations", *cells, "ablations-invertible", **names | changed)
+    cells = ('"ablations-few-images"', '"ablations-components"', '"ablations-noise"')
+    return judge("ablations", *cells, '"ablations-invertible"', **names | changed)
 
 
 @pytest.mark.parametrize(
@@ -173,8 +175,166 @@ def test_psnr(dataset, train, test, level, gap):
         "n_components": 512,
         "train": range(65_536),
     }
-    found = judge("inversion", "inversion-gap", **numbers)
+    found = judge("inversion", '"inversion-gap"', **numbers)
     assert found == {"inversion-psnr": level, "inversion-gap": gap}
     for other in ({"J": 3}, {"n_components": 100}, {"train": range(8192)}):
-        found = judge("inversion", "inversion-gap", **numbers | other)
+        found = judge("inversion", '"inversion-gap"', **numbers | other)
         assert found["inversion-psnr"] == UNTESTED
+
+
+MODELS = ["N(0, I)", "τ N(0, I)", "norms of VAE", "permuted", "VAE", "GAN"]
+PLAIN = {"KD": 0.5, "Fréchet": 5.0, "precision": 0.5, "recall": 0.5}
+PLAIN |= {"confident": 0.5, "classes": 0.1}
+
+
+def latents(n_images=1000, likelihood=(), seconds=(1, 1), **changed):
+    """Verdicts, where models differ from others that are all alike, in three seeds."""
+    every = [*MODELS, "held-out z"]
+    index = pd.MultiIndex.from_product([every, range(3)], names=["model", "seed"])
+    scores = pd.DataFrame(PLAIN, index=index)
+    scores.loc["held-out z", "KD"] = 0.0
+    for model, columns in changed.items():
+        for column, values in columns.items():
+            scores.loc[model, column] = np.broadcast_to(values, 3)
+    noise = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    minutes = dict(zip(("VAE", "GAN"), seconds, strict=True))
+    return judge(
+        "latents",
+        "def difference(",
+        '"latents-overwhelming"',
+        scores=scores,
+        ceiling={"precision": 0.8},
+        likelihood={"N(0, I)": [-3.0] * 3, "VAE": [-3.0] * 3} | dict(likelihood),
+        z_train=noise,
+        z_held=noise,
+        seed=0,
+        GaussianMixture=GaussianMixture,
+        times={model: [60 * m] * 3 for model, m in minutes.items()},
+        PAPER={"VAE": (31, 9 * 60), "GAN": (30, 5 * 60)},
+        train=range(n_images),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "claim", "expected"),
+    [
+        ({"VAE": {"KD": 0.4}}, "vae-better", REPRODUCED),
+        ({"VAE": {"KD": 0.6}}, "vae-better", NOT),
+        ({"VAE": {"KD": [0.3, 0.5, 0.6]}}, "vae-better", NOT),
+        ({"VAE": {"precision": 0.6}}, "vae-better", PARTLY),
+        ({"VAE": {"Fréchet": 4.0}}, "vae-better", PARTLY),
+        ({"VAE": {"Fréchet": 4.0, "KD": 0.6}}, "vae-better", NOT),
+        ({"GAN": {"KD": 0.4}}, "gan-better", REPRODUCED),
+        ({"VAE": {"KD": 0.4}}, "gan-better", NOT),
+        ({"GAN": {"KD": 0.4}}, "vae-beats-gan", NOT),
+        ({"GAN": {"KD": 0.6}}, "vae-beats-gan", REPRODUCED),
+        ({"VAE": {"KD": 0.25}}, "overwhelming", REPRODUCED),
+        ({"GAN": {"KD": 0.25}}, "overwhelming", REPRODUCED),
+        ({"VAE": {"KD": [0.1, 0.25, 0.4]}}, "overwhelming", NOT),  # −.23 to 1.3
+        ({"VAE": {"KD": 0.39}}, "overwhelming", PARTLY),
+        ({"VAE": {"KD": 0.41}}, "overwhelming", NOT),
+        ({"held-out z": {"KD": 0.5}}, "overwhelming", UNTESTED),
+        ({"GAN": {"recall": 0.24}}, "mode-collapse", REPRODUCED),
+        ({"GAN": {"classes": 0.31}}, "mode-collapse", REPRODUCED),
+        ({"GAN": {"recall": 0.4}}, "mode-collapse", PARTLY),
+        ({"GAN": {"recall": 0.4}, "VAE": {"recall": 0.4}}, "mode-collapse", NOT),
+        ({"VAE": {"KD": 0.5}}, "cause", UNTESTED),
+        ({"VAE": {"KD": 0.3}}, "cause", REPRODUCED),
+        ({"VAE": {"KD": 0.3}, "permuted": {"KD": 0.4}}, "cause", REPRODUCED),
+        ({"VAE": {"KD": 0.3}, "permuted": {"KD": 0.39}}, "cause", PARTLY),
+        ({"VAE": {"KD": 0.3}, "τ N(0, I)": {"KD": 0.2}}, "cause", PARTLY),
+        ({"VAE": {"KD": 0.3}, "permuted": {"KD": 0.2}}, "cause", NOT),
+        ({"permuted": {"KD": 0.25}}, "dependence-matters", REPRODUCED),
+        ({"permuted": {"KD": 0.24}}, "dependence-matters", PARTLY),
+        ({"permuted": {"KD": 0.0}}, "dependence-matters", NOT),
+        ({"held-out z": {"KD": 0.6}}, "dependence-matters", UNTESTED),
+        ({"VAE": {"precision": 0.73}}, "realistic", REPRODUCED),
+        ({"VAE": {"precision": 0.57}}, "realistic", PARTLY),
+        ({"VAE": {"precision": 0.55}}, "realistic", NOT),
+        ({"GAN": {"precision": 0.6, "confident": 0.6}}, "consistent", REPRODUCED),
+        ({"GAN": {"precision": 0.6}}, "consistent", PARTLY),
+        ({"GAN": {"precision": 0.6, "confident": 0.4}}, "consistent", NOT),
+        ({"GAN": {}}, "consistent", NOT),
+        ({"likelihood": {"flow": [-2.0] * 3}}, "likelihood", REPRODUCED),
+        ({"likelihood": {"flow": [-3.5, -2.0, -0.5]}}, "likelihood", NOT),
+        ({"seconds": (9, 5), "n_images": 60_000}, "fast", REPRODUCED),
+        ({"seconds": (9, 6), "n_images": 60_000}, "fast", PARTLY),
+        ({"seconds": (90, 50), "n_images": 60_000}, "fast", PARTLY),
+        ({"seconds": (91, 50), "n_images": 60_000}, "fast", NOT),
+        ({"seconds": (1, 1), "n_images": 59_999}, "fast", UNTESTED),
+    ],
+)
+def test_latents(changed, claim, expected):
+    assert latents(**changed)[f"latents-{claim}"] == expected
+
+
+SAME = np.zeros(5)
+MORE, MAYBE = SAME + 1.0, np.array([-1.0, 0.0, 1.0, 0.0, 0.5])
+
+
+def flows(judged=(0.01,) * 5, halved=(True,) * 5, slopes=(0.0,) * 20, **numbers):
+    """Verdicts, where the flows of five seeds change nothing."""
+    gains = dict.fromkeys(("reconstruction", "ELBO", "bound", "gap"), SAME)
+    gains |= {key: numbers.pop(key) for key in gains if key in numbers}
+    names = {
+        "judged": np.array(judged),
+        "halved": np.array(halved),
+        "gaussian": 0.5,
+        "n_seeds": 5,
+        "paper_K": 5,
+        "gain": gains.__getitem__,
+        "explained": {0: 0.8, 5: 0.8},
+        "curve": np.linspace(300, 100, 30),
+        "first": 300.0,
+        "fits": {"nats": False, "bits": False},
+        "flat": torch.tensor(slopes, dtype=torch.float64),
+    }
+    names["better"] = lambda values: bool(limits(values)[0] > 0)
+    names |= numbers
+    names["curve"] = np.array(names["curve"])
+    names["explained"] = {K: np.array(share) for K, share in names["explained"].items()}
+    return judge("planar-flows", '"flows-toy"', **names)
+
+
+LEVEL = ("loss-curve", PARTLY)  # it falls by less than 1 % in the last five epochs
+
+
+@pytest.mark.parametrize(
+    ("changed", "claim", "expected"),
+    [
+        ({"judged": [0.15, 0.15, 0.15, 0.15, 0.2]}, "toy", REPRODUCED),
+        ({"judged": [0.15, 0.15, 0.15, 0.2, 0.2]}, "toy", PARTLY),
+        ({"halved": [True] * 4 + [False]}, "toy", REPRODUCED),
+        ({"halved": [False] * 5}, "toy", PARTLY),
+        ({"halved": [False] * 5, "judged": [0.6] * 2 + [0.2] * 3}, "toy", NOT),
+        ({"judged": [0.1] * 5, "gaussian": 0.05}, "toy", NOT),
+        ({"reconstruction": MORE}, "reconstruction", REPRODUCED),
+        ({"reconstruction": -MORE, "ELBO": MORE}, "reconstruction", NOT),
+        ({"reconstruction": MAYBE, "ELBO": MORE}, "reconstruction", PARTLY),
+        ({"bound": MORE}, "reconstruction", PARTLY),
+        ({"reconstruction": MAYBE}, "reconstruction", NOT),
+        ({"bound": MORE}, "likelihood", REPRODUCED),
+        ({"bound": MAYBE, "ELBO": MORE}, "likelihood", PARTLY),
+        ({"bound": -MORE, "ELBO": MORE}, "likelihood", NOT),
+        ({"gap": -MORE, "reconstruction": MORE}, "nuanced", REPRODUCED),
+        ({"gap": -MORE}, "nuanced", PARTLY),
+        ({"gap": MORE, "reconstruction": MORE}, "nuanced", PARTLY),
+        ({"gap": MORE}, "nuanced", NOT),
+        ({}, "both-well", REPRODUCED),
+        ({"explained": {0: 0.81, 5: 0.1}}, "both-well", PARTLY),
+        ({"explained": {0: 0.61, 5: 0.61}}, "both-well", PARTLY),
+        ({"explained": {0: 0.79, 5: 0.59}}, "both-well", NOT),
+        ({"fits": {"nats": False, "bits": True}}, "loss-curve", REPRODUCED),
+        ({"curve": [300, 200, 101, 101, 100.8, 100.6, 100.5]}, "loss-curve", NOT),
+        ({"curve": [300, 200, 101, 100.8, 100.7, 100.6, 100.5, 100]}, *LEVEL),
+        ({}, "loss-curve", NOT),  # it falls, and goes on
+        ({"judged": [0.25] * 5}, "gaussian-unable", REPRODUCED),
+        ({"judged": [0.26] * 5}, "gaussian-unable", PARTLY),
+        ({"judged": [0.49] * 3 + [0.51] * 2}, "gaussian-unable", NOT),
+        ({"slopes": [-1.0] * 20}, "invertible", REPRODUCED),
+        ({"slopes": [0.0] * 19 + [-1.1]}, "invertible", PARTLY),
+        ({"slopes": [0.0] * 18 + [-1.1] * 2}, "invertible", NOT),
+    ],
+)
+def test_planar_flows(changed, claim, expected):
+    assert flows(**changed)[f"flows-{claim}"] == expected
