@@ -3,10 +3,14 @@
 A cell that judges is executed by itself, with a chapter that only takes down verdicts.
 """
 
+from itertools import pairwise
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from sklearn.mixture import GaussianMixture
 
 from latent_scattering import record, scattering
@@ -338,3 +342,180 @@ LEVEL = ("loss-curve", PARTLY)  # it falls by less than 1 % in the last five epo
 )
 def test_planar_flows(changed, claim, expected):
     assert flows(**changed)[f"flows-{claim}"] == expected
+
+
+def table(n=1, **columns):
+    """The results of a test: rows of the whole, and of pairs of components."""
+    plain = {"test": "a test", "statistic": 0.5, "null_mean": 0.5, "p": 0.5}
+    plain |= {"low": 0.4, "high": 0.6}
+    return pd.DataFrame([plain | columns] * n)
+
+
+def normality_cells(
+    n=10_000,
+    d=512,
+    nonlinear=0,
+    alarms=0,
+    seconds=60.0,
+    told=(0.4, 0.6),
+    noise=(0.4, 0.6),
+    spread=1.0,
+    made=(0.4, 0.6),
+    made_rejected=0,
+    holm=(0, 0),
+    many=0,
+    **medians,
+):
+    """Verdicts, where nothing differs from independent Gaussians."""
+
+    def tables(rejected, interval=(0.4, 0.6)):
+        low, high = interval
+        p = [0.001] * rejected + [0.5] * (5 - rejected)
+        sizes = (3, 1, 3, 3, 1)
+        made = [
+            table(size, test=f"test {i}", p=p[i], low=low, high=high)
+            for i, size in enumerate(sizes)
+        ]
+        made[1]["statistic"] = spread
+        return made
+
+    plain = {"skewness": 0.1, "excess kurtosis": 0.1}
+    names = ["pixels", "J = 1", "J = 2", "J = 3"]
+    shown = {
+        name: pd.DataFrame([plain | medians.get(name.replace(" = ", ""), {})])
+        for name in names
+    }
+
+    def difference(other, one):
+        change = other[0] - one[0]
+        return change, change - 0.01, change + 0.01
+
+    tests = ("K²", "JB")
+    row = table(low=noise[0], high=noise[1]).iloc[0]
+    return judge(
+        "normality",
+        '"normality-some"',
+        '"normality-dependence"',
+        '"normality-implies"',
+        '"normality-white-noise"',
+        '"normality-gaussianises"',
+        stats=stats,
+        pairwise=pairwise,
+        normality=SimpleNamespace(TESTS=tests, difference=difference),
+        sure=SimpleNamespace(
+            holm={(t, 0.05): k for t, k in zip(tests, holm, strict=True)},
+            rejected={(t, 0.01): many for t in tests},
+        ),
+        slack=0,
+        n_components=d,
+        z_test=range(n),
+        n_permutations=100,
+        seconds=seconds,
+        overall=lambda made: pd.DataFrame([t.iloc[0] for t in made]),
+        direct=tables(0),
+        linear=tables(nonlinear, told),
+        control=tables(alarms),
+        made=tables(made_rejected, made),
+        noise=row,
+        distance=row,
+        interval=(0.9, 1.1),
+        J_max=3,
+        medians=shown,
+    )
+
+
+ABOVE = (0.51, 0.6)
+LOWER = {"skewness": 0.05, "excess kurtosis": 0.05}
+FIFTH = (27 * 60 + 45) * 60 / 5  # s, of the paper's longest computation
+
+
+@pytest.mark.parametrize(
+    ("changed", "claim", "expected"),
+    [
+        ({"holm": (1, 1)}, "some", REPRODUCED),
+        ({"holm": (0, 1)}, "some", PARTLY),
+        ({"many": 20}, "some", PARTLY),  # by chance 5 of 512
+        ({}, "some", NOT),
+        ({"told": ABOVE, "nonlinear": 3}, "dependence", REPRODUCED),
+        ({"told": ABOVE}, "dependence", PARTLY),
+        ({"nonlinear": 2}, "dependence", PARTLY),
+        ({"nonlinear": 1}, "dependence", NOT),
+        ({"told": (0.60, 0.7)}, "non-negligible", REPRODUCED),
+        ({"told": (0.55, 0.7)}, "non-negligible", PARTLY),
+        ({"told": (0.54, 0.7)}, "non-negligible", NOT),
+        ({"seconds": 6 * FIFTH}, "infeasible", REPRODUCED),
+        ({"alarms": 2}, "infeasible", REPRODUCED),
+        ({"seconds": FIFTH}, "infeasible", PARTLY),
+        ({"seconds": FIFTH / 3, "alarms": 1}, "infeasible", NOT),
+        ({"seconds": 6 * FIFTH, "n": 9_999}, "infeasible", UNTESTED),
+        ({"told": ABOVE}, "implies", REPRODUCED),
+        ({"told": ABOVE, "made": ABOVE}, "implies", PARTLY),
+        ({"told": ABOVE, "made_rejected": 2}, "implies", PARTLY),
+        ({"told": ABOVE, "made": ABOVE, "made_rejected": 2}, "implies", NOT),
+        ({}, "implies", UNTESTED),
+        ({}, "white-noise", REPRODUCED),
+        ({"noise": (0.4, 0.61)}, "white-noise", PARTLY),
+        ({"spread": 1.3}, "white-noise", PARTLY),
+        ({"spread": 2.1}, "white-noise", NOT),
+        ({"noise": (0.4, 0.76)}, "white-noise", NOT),
+        ({"noise": (0.90, 0.95)}, "very-far", REPRODUCED),
+        ({"noise": (0.75, 0.95)}, "very-far", PARTLY),
+        ({"noise": (0.74, 0.95)}, "very-far", NOT),
+        ({"J3": LOWER}, "gaussianises", REPRODUCED),
+        ({"J3": {"excess kurtosis": 0.05}}, "gaussianises", PARTLY),
+        ({"J3": {"skewness": 0.05}}, "gaussianises", NOT),
+        ({"J2": {"skewness": 0.2}, "J3": LOWER}, "gaussianises", PARTLY),
+        ({"pixels": {"excess kurtosis": 0.2}}, "gaussianises", PARTLY),
+        ({"J1": LOWER, "J3": {"excess kurtosis": 0.09}}, "gaussianises", NOT),
+    ],
+)
+def test_normality(changed, claim, expected):
+    assert normality_cells(**changed)[f"normality-{claim}"] == expected
+
+
+def whitening(**changed):
+    """Verdicts, where held-out components are white and distances shrink by 2."""
+    names = {
+        "d": 512,
+        "n": 1000,
+        "k": np.arange(512),
+        "variance": {"held out": torch.ones(512), "train": torch.ones(512)},
+        "band": (0.9, 1.1),
+        "correlation": {"held out": torch.full((9,), 0.02), "train": torch.zeros(9)},
+        "J": 2,
+        "n_images": 10,
+    }
+    kept = {"all": 2.0, "some": 2.0} | changed.pop("kept", {})
+    spread = changed.pop("spread", 1.0)
+    names["norms"] = {
+        name: torch.tensor([-1.0, 1.0]) * (512 * spread) ** 0.5
+        for name in ("held out", "train")
+    }
+    names |= changed
+    d = names["n_components"] = names["d"]
+    names["rows"] = [
+        ("train", d, torch.tensor([1.0] * 999 + [kept["all"]])),
+        ("train", min(100, d), torch.tensor([kept["some"]])),
+    ]
+    return judge("whitening", '"whitening-white"', '"whitening-bilipschitz"', **names)
+
+
+@pytest.mark.parametrize(
+    ("changed", "claim", "expected"),
+    [
+        ({}, "white", REPRODUCED),
+        ({"variance": {"held out": torch.full((512,), 0.89)}}, "white", PARTLY),
+        ({"correlation": {"held out": torch.full((9,), 0.07)}}, "white", PARTLY),
+        ({"spread": 1.4}, "ellipsoid", REPRODUCED),
+        ({"spread": 1.6}, "ellipsoid", PARTLY),
+        ({"spread": 4.1}, "ellipsoid", NOT),
+        ({"kept": {"all": 5.0}}, "bilipschitz", REPRODUCED),  # one pair in a thousand
+        ({"kept": {"all": 5.1}}, "bilipschitz", PARTLY),
+        ({"kept": {"some": 2.2}}, "100", REPRODUCED),
+        ({"kept": {"some": 2.9}}, "100", PARTLY),
+        ({"kept": {"some": 3.1}}, "100", NOT),
+        ({"d": 100}, "100", UNTESTED),
+    ],
+)
+def test_whitening(changed, claim, expected):
+    assert whitening(**changed)[f"whitening-{claim}"] == expected
