@@ -519,3 +519,154 @@ def whitening(**changed):
 )
 def test_whitening(changed, claim, expected):
     assert whitening(**changed)[f"whitening-{claim}"] == expected
+
+
+@pytest.mark.parametrize(
+    ("zeros", "expected"),
+    [(0.65, REPRODUCED), (0.76, PARTLY), (0.90, PARTLY), (0.49, NOT), (0.91, NOT)],
+)
+def test_sparsity(zeros, expected):
+    found = judge("inversion", '"inversion-sparsity"', zeros=zeros)
+    assert found["inversion-sparsity"] == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), [(0.12, REPRODUCED), (0.19, PARTLY), (0.21, NOT)]
+)
+def test_images_of_noise(error, expected):
+    errors = {"held out": torch.tensor([0.1]), "white noise": torch.tensor([error])}
+    found = judge("inversion", '"inversion-noise"', errors=errors)
+    assert found["inversion-noise"] == expected
+
+
+@pytest.mark.parametrize(
+    ("channels", "grey", "contrast", "expected"),
+    [  # of what is halfway between embeddings; pixels and fades have 3 and .5
+        (1, 1.2, 0.95, REPRODUCED),
+        (1, 1.2, 0.85, PARTLY),
+        (1, 2.9, 0.95, PARTLY),
+        (1, 3.1, 0.95, NOT),
+        (3, 9.0, 0.9, REPRODUCED),
+        (3, 9.0, 0.75, PARTLY),
+        (3, 1.0, 0.74, NOT),
+    ],
+)
+def test_interpolation(channels, grey, contrast, expected):
+    of_each = {"reconstructions": (1.0, 1.0), "embeddings": (grey, contrast)}
+    of_each |= {"pixels": (3.0, 0.5), "fade": (3.0, 0.5)}
+    found = judge(
+        "inversion",
+        '"inversion-morphing"',
+        halfway=of_each,
+        grey=lambda numbers: numbers[0],
+        contrast=lambda numbers: numbers[1],
+        test=SimpleNamespace(pixels=torch.zeros(1, channels, 2, 2)),
+    )
+    assert found["inversion-morphing"] == expected
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [([30, 10, 10, 30], REPRODUCED), ([25, 15, 15, 25], PARTLY), ([20] * 4, NOT)],
+)
+def test_dependence_of_the_first_two(counts, expected):
+    found = judge(
+        "inversion",
+        '"inversion-matrix"',
+        counts=np.reshape(counts, (2, 2)),
+        chi2_contingency=stats.chi2_contingency,
+    )
+    assert found["inversion-matrix"] == expected
+
+
+def timing(open_ends=0, least=(10.0, 100.0), table=10.0, own=2.0, half=True, **ahead):
+    """Verdicts, where rivals take ten times (VAE) and a hundred times (GAN) as long."""
+    cases = ["VAE of pixels", "GAN of pixels", "two stages, VAE"]
+    index = pd.MultiIndex.from_product([cases, range(3)], names=["name", "seed"])
+    columns = ["KD", "Fréchet", "precision", "seconds"]
+    scores = pd.DataFrame(1.0, index=index, columns=columns)
+    scores.loc[cases[0], "seconds"] = own
+    scores.loc[cases[1], "seconds"] = 2.0
+    ratios = pd.DataFrame({"family": ["VAE", "VAE", "GAN"], "all": [table, 2.0, 2.0]})
+    ratios["generative"] = [table, 10.0, 10 * table]
+    labels = ("VAE", "GAN")
+    rows = pd.DataFrame({"hours": [1.0]})
+    ends = {
+        (label, s): pd.DataFrame({"KD": [2.0, 1.0] if s < open_ends else [1.0, 2.0]})
+        for label in labels
+        for s in range(3)
+    }
+    rivals = rows.assign(family="VAE", table="paper")
+    each = dict.fromkeys(labels, 1.0)
+    return judge(
+        "timing",
+        '"timing-own"',
+        ratios=ratios,
+        geometric={"VAE": (10 * table) ** 0.5, "GAN": 10 * table},
+        OWN={"VAE": SimpleNamespace(hours=0.1, hours_before=0.2)},
+        rivals=rivals,
+        rows=rows,
+        end_to_end=SimpleNamespace(MODELS=labels),
+        own_total=1.0,
+        scores=scores,
+        paper_trials=each,
+        n_trials=20,
+        case=(1, 1, 1),
+        case_trials=1,
+        own_per_value=1,
+        per_value=pd.Series([1.0]),
+        own_ratios=each,
+        own_pays=each,
+        rival_epochs=2,
+        seeds=range(3),
+        histories=ends,
+        peak=1,
+        HOUR=3600,
+        validation=range(9),
+        ANY=np.inf,
+        cheaper={"one": half, "another": True},
+        least=dict(zip(labels, least, strict=True)),
+        pixels_best=cases[0],
+        codes_best=cases[2],
+        ahead=lambda measure, sign: ahead.get(measure, False),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "claim", "expected"),
+    [
+        ({}, "timing-vae", REPRODUCED),
+        ({"table": 9.9}, "timing-vae", NOT),
+        ({"table": 200.0}, "timing-gan", REPRODUCED),
+        ({"table": 9.9}, "timing-gan", NOT),
+        ({}, "timing-own", REPRODUCED),
+        ({"open_ends": 1}, "timing-own", REPRODUCED),
+        ({"least": (9.0, 99.0)}, "timing-own", PARTLY),
+        ({"least": (1.0, 100.0)}, "timing-own", PARTLY),
+        ({"least": (2.9, 99.0)}, "timing-own", NOT),
+        ({"least": (2.9, 99.0), "open_ends": 1}, "timing-own", UNTESTED),
+        ({}, "timing-total", REPRODUCED),
+        ({"own": 0.9}, "timing-total", PARTLY),
+        ({"own": 0.9, "table": 0.9}, "timing-total", PARTLY),
+        ({"half": True}, "timing-trials", REPRODUCED),
+        ({"half": False}, "timing-trials", PARTLY),
+        ({"KD": True}, "latents-end-to-end", REPRODUCED),
+        ({"Fréchet": True}, "latents-end-to-end", PARTLY),
+        ({"precision": True}, "latents-end-to-end", PARTLY),
+        ({}, "latents-end-to-end", NOT),
+    ],
+)
+def test_timing(changed, claim, expected):
+    assert timing(**changed)[claim] == expected
+
+
+@pytest.mark.parametrize(
+    ("A", "ratio", "expected"),
+    [(1.0, 1.0, REPRODUCED), (1.001, 1.0, PARTLY), (1.0, 1.01, NOT)],
+)
+def test_contraction(A, ratio, expected):
+    ratios = torch.tensor([0.1, ratio])
+    found = judge(
+        "scattering", '"scattering-contraction"', A=torch.tensor([A]), ratio=ratios
+    )
+    assert found["scattering-contraction"] == expected
