@@ -101,7 +101,11 @@ def run(source, tmp_path, processes, *arguments):
         )
         for rank in range(processes)
     ]
-    assert [process.wait(180) for process in running] == [0] * processes
+    try:
+        assert [process.wait(180) for process in running] == [0] * processes
+    finally:
+        for process in running:
+            process.kill()
 
 
 @pytest.mark.parametrize(

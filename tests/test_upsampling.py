@@ -52,3 +52,30 @@ def test_single_precision_and_memory():
     assert y.is_contiguous(memory_format=torch.channels_last)
     layer(x).sum().backward()
     assert layer.weight.grad is not None
+
+
+def test_a_bias_leaves_bfloat16_as_it_is():
+    layer = UpsampledConvolution(4, 3, 3, bias=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(torch.randn(2, 4, 8, 8))
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert layer.bias.grad.dtype == torch.float32
+    torch.testing.assert_close(layer.bias.grad, torch.full((3,), 2.0 * 16 * 16))
+
+
+def test_taps_are_constants_of_a_compiled_network():
+    """Which are made once, without a break of the graph or a warning."""
+    layer = UpsampledConvolution(4, 3, 3)
+    x = torch.randn(2, 4, 8, 8)
+    graphs = []
+
+    def kept(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(layer, backend=kept, fullgraph=True)
+    torch.testing.assert_close(compiled(x), layer(x))
+    (graph,) = graphs
+    made = {str(node.target) for node in graph.graph.nodes}
+    assert not any("interpolate" in target or "stack" in target for target in made)
