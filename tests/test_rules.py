@@ -13,9 +13,8 @@ import torch
 from scipy import stats
 from sklearn.mixture import GaussianMixture
 
-from latent_scattering import record, scattering
+from latent_scattering import record, report, scattering
 from latent_scattering.intervals import interval, limits, spread_of
-from latent_scattering.report import verdict
 
 REPRODUCED, PARTLY, NOT = "reproduced", "partly", "not reproduced"
 UNTESTED = "cannot be tested here"
@@ -34,6 +33,11 @@ class Chapter:
         assert set(more) == {"source", "paper", "measured", "rule"}
         assert all(isinstance(value, str) and value for value in more.values())
         self.verdicts[id] = verdict
+
+
+def verdict(*, reproduced, partly=False):
+    """That of the report; numpy's truths are what chapters have."""
+    return report.verdict(reproduced=bool(reproduced), partly=bool(partly))
 
 
 def judge(chapter, *having, **numbers):
