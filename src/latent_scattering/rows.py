@@ -27,7 +27,7 @@ class Rows:
     they are computed in: to add up the products of small ones would take as long as the
     products. Where there is no room for them, they are computed anew for each call,
     which is slower: on two cores one of an image of 128×128 in colour takes 23 ms
-    (`benchmarks/roofline.py`), in which a disk that gives 7 MB a second reads it.
+    (`benchmarks/roofline.py`), in which a disk of 14 MB a second reads it.
 
     Parameters
     ----------
