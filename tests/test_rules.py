@@ -3,6 +3,7 @@
 A cell that judges is executed by itself, with a chapter that only takes down verdicts.
 """
 
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import torch
 from scipy import stats
 from sklearn.mixture import GaussianMixture
 
-from latent_scattering import record, report, scattering
+from latent_scattering import normality, record, report, scattering
 from latent_scattering.intervals import interval, limits, spread_of
 
 REPRODUCED, PARTLY, NOT = "reproduced", "partly", "not reproduced"
@@ -676,3 +677,124 @@ def test_contraction(A, ratio, expected):
         "scattering", '"scattering-contraction"', A=torch.tensor([A]), ratio=ratios
     )
     assert found["scattering-contraction"] == expected
+
+
+TABLE_1 = {("K²", 0.05): 41, ("K²", 0.01): 12, ("JB", 0.05): 35, ("JB", 0.01): 16}
+CHANCE = {("K²", 0.05): 26, ("K²", 0.01): 5, ("JB", 0.05): 26, ("JB", 0.01): 5}
+PARTS = ["held out", "train", "held out, ‖z‖ = 1"]
+counted = partial(pd.Series, index=pd.MultiIndex.from_tuples(TABLE_1), dtype=float)
+
+
+@pytest.mark.parametrize(
+    ("counts", "swept", "expected"),
+    [
+        ({"held out": TABLE_1}, {}, REPRODUCED),
+        ({}, {}, NOT),
+        # Widened by chance: 35 of 512 are .068, and 25 of 512 are within 95 % of that.
+        ({"held out": TABLE_1 | {("K²", 0.05): 25}}, {}, REPRODUCED),
+        ({"held out": TABLE_1 | {("K²", 0.05): 23}}, {}, NOT),
+        ({"held out": TABLE_1 | {("K²", 0.05): 65}}, {}, REPRODUCED),
+        ({"held out": TABLE_1 | {("K²", 0.05): 67}}, {}, NOT),
+        # Within the ranges at .01, but no more than chance gives.
+        ({"held out": TABLE_1 | {("JB", 0.01): 9}}, {}, PARTLY),
+        ({"train": TABLE_1}, {}, PARTLY),
+        ({}, {("train", 512): TABLE_1}, PARTLY),
+        ({}, {("held out, ‖z‖ = 1", 1000): TABLE_1}, PARTLY),
+        ({}, {("held out", 511): TABLE_1}, NOT),
+        ({}, {("held out", 512): TABLE_1 | {("JB", 0.01): 40}}, NOT),
+    ],
+)
+def test_counts(counts, swept, expected):
+    tables = {
+        part: pd.DataFrame({"rejected": counted(counts.get(part, CHANCE))})
+        for part in PARTS
+    }
+    sizes = (100, 511, 512, 1000)
+    curves = {
+        (part, *key): pd.Series(
+            [swept.get((part, n), CHANCE)[key] for n in sizes], sizes
+        )
+        for part in PARTS
+        for key in TABLE_1
+    }
+    found = judge(
+        "normality",
+        '"normality-counts"',
+        stats=stats,
+        normality=normality,
+        n_components=512,
+        parts=dict.fromkeys(PARTS),
+        PAPER=TABLE_1,
+        counts=tables,
+        curves=curves,
+        held=tables["held out"],
+        slack=0,
+        z_test=range(10_000),
+    )
+    assert found == {"normality-counts": expected}
+
+
+@pytest.mark.parametrize(
+    ("alphas", "expected"),
+    [
+        ({}, REPRODUCED),
+        ({4: 1.634}, REPRODUCED),
+        ({4: 1.636}, NOT),
+        ({5: 0.66}, NOT),
+    ],
+)
+def test_alpha(alphas, expected):
+    ours = scattering.alpha
+    names = {
+        "scattering": SimpleNamespace(alpha=lambda J, L=8: alphas.get(J, ours(J, L))),
+        "s": torch.zeros(1, 1),
+        "J": 2,
+        "L": 8,
+    }
+    found = judge("scattering", '"scattering-alpha"', **names)
+    assert found == {"scattering-alpha": expected}
+
+
+@pytest.mark.parametrize(
+    ("moved", "of_pixels", "expected"),
+    [  # how far scattering goes, of ‖x‖, and pixels as many times as far
+        ({}, {}, REPRODUCED),
+        # C of 2, at J = 2: by a pixel, 2 (1 / 4); by a stretch, 2 (.1 / 4 + .1).
+        ({("translation", 1): 0.49}, {}, REPRODUCED),
+        ({("translation", 1): 0.51}, {}, PARTLY),
+        ({("stretch", 0.1): 0.24}, {}, REPRODUCED),
+        ({("stretch", 0.1): 0.26}, {}, PARTLY),
+        ({}, {("stretch", 0.1): 1.0}, PARTLY),
+        ({}, {("translation", 1): 1.0}, NOT),
+        ({("translation", 1): 0.51}, {("translation", 1): 1.0}, NOT),
+    ],
+)
+def test_stability(moved, of_pixels, expected):
+    sizes = [
+        ("translation", 1),
+        ("translation", 2),
+        ("stretch", 0.05),
+        ("stretch", 0.1),
+    ]
+    x = torch.ones(3, 1, 2, 2) / 2  # of norm 1
+    warps = [(*size, torch.full_like(x, moved.get(size, 0.0))) for size in sizes]
+    rows = [
+        (name, *size, {"pixels": of_pixels.get(size, 2.0)}.get(name, 1.0))
+        for name in ("scattering", "pixels", "Fourier modulus")
+        for size in sizes
+    ]
+    names = {
+        "deformed": pd.DataFrame(
+            rows, columns=["representation", "kind", "size", "distance"]
+        ),
+        "x": x,
+        "s": torch.zeros(3, 4),
+        "direction": torch.tensor([[1.0, 0.0]] * 3),
+        "shape": (2, 2),
+        "warps": warps,
+        # Of a warped image whose pixels are all a: a number, and so far from s.
+        "representations": {"scattering": lambda x: x.flatten(1) / 2},
+        "J": 2,
+    }
+    found = judge("scattering", '"scattering-stability"', **names)
+    assert found == {"scattering-stability": expected}
