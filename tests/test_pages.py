@@ -1,4 +1,5 @@
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -336,18 +337,36 @@ def benchmark(root: Path, name: str, **changes: object) -> Path:
 
 def test_benchmarks_are_shown_with_their_machine(root):
     benchmark(root, "scattering")
+    benchmark(root, "scattering.cuda", title="The same on a GPU")
     pages.write(root, freshness=fresh)
-    page = (root / "book/generated/benchmarks.md").read_text(encoding="utf8")
-    assert "## Ours against theirs" in page
-    assert rows(page) == [["case", "ratio"], ["small", "2.5"], ["a|b", "3.0"]]
-    assert "`benchmarks/scattering.py` on 2026-11-21: some, CPU, 2 threads" in page
+    page = (root / "book/generated/benchmarks/scattering.md").read_text(encoding="utf8")
+    table, of_gpu = page.strip().split("\n\n~~~{table} ")
+    inside = table.partition("\n")[2].removesuffix("~~~")
+    assert rows(inside) == [["case", "ratio"], ["small", "2.5"], ["a|b", "3.0"]]
+    assert table.startswith("~~~{table} Ours against theirs. Measured by ")
+    assert "`benchmarks/scattering.py` on 2026-11-21: some, CPU, 2 threads" in table
+    assert of_gpu.startswith(
+        "The same on a GPU. Measured by `benchmarks/scattering.py`"
+    )
 
 
-def test_without_benchmarks_the_page_says_so(root):
-    assert pages.benchmarks_page(root).startswith("No benchmark is kept yet")
+def test_a_benchmark_that_is_not_kept_says_so(root):
+    benchmark(root, "scattering")
+    tables = pages.benchmark_tables(root)
+    assert tuple(tables) == pages.BENCHMARKS
+    assert tables["whitening"].startswith("Not measured yet")
 
 
 def test_what_is_no_benchmark_is_named(root):
     path = benchmark(root, "scattering", rows=3)
     with pytest.raises(UserError, match=f"{path} is not the results of a benchmark"):
-        pages.benchmarks_page(root)
+        pages.benchmark_tables(root)
+
+
+def test_the_benchmarks_of_this_book_are_measured_and_shown():
+    measured = {f.name.split(".")[0] for f in pages.ROOT.glob("book/benchmarks/*.json")}
+    page = (pages.ROOT / "book" / "performance.md").read_text(encoding="utf8")
+    shown = re.findall(r"generated/benchmarks/(\w+)\.md", page)
+    made = re.search("for name in ([a-z_ ]+);", (pages.ROOT / "Makefile").read_text())
+    assert list(pages.BENCHMARKS) == shown == made[1].split()
+    assert measured <= set(shown)

@@ -1,8 +1,9 @@
 """Write the pages of the book that are made from the results of its chapters.
 
 ``python -m latent_scattering.pages`` writes ``results.md``, ``status.md``,
-``summary.md`` (which the index includes) and ``benchmarks.md`` to ``book/generated``,
-and the results at a glance into ``README.md``. They show what
+``summary.md`` (which the index includes) and ``benchmarks/*.md`` (which the page on
+performance includes) to ``book/generated``, and the results at a glance into
+``README.md``. They show what
 ``book/<run>/results/<chapter>.json`` and ``book/benchmarks/*.json`` hold; which records
 there are, and their order, is what ``_toc.yml`` lists.
 """
@@ -25,6 +26,17 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 Freshness = Callable[[str, str], list[str]]
 """(run, chapter) -> why the record is stale; empty: it is fresh."""
+
+# As on the page on performance; each is a module of `benchmarks`.
+BENCHMARKS = (
+    "scattering",
+    "whitening",
+    "memory",
+    "upsampling",
+    "planar_flow",
+    "compiled",
+    "roofline",
+)
 
 GLANCE = ("<!-- results: written by `make site` -->", "<!-- /results -->")
 
@@ -347,32 +359,45 @@ def summary(results: Results) -> str:
     return _table(header, rows, css="claims")
 
 
-def benchmarks_page(root: Path = ROOT) -> str:
-    """Return the tables of all benchmarks that were kept, with their machines.
+def benchmark_tables(root: Path = ROOT) -> dict[str, str]:
+    """Return the tables of each benchmark, of all machines that it was kept from.
 
     Raises
     ------
     PageError
         If a file is not what a benchmark writes.
     """
-    page = ""
-    for path in sorted((root / "book" / "benchmarks").glob("*.json")):
-        try:
-            found = Benchmark.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            what = error.errors()[0]["msg"]
-            raise PageError(
-                f"{path} is not the results of a benchmark ({what}); make bench"
-            ) from None
-        header = list(found.rows[0])
-        rows = [[row.get(name, "–") for name in header] for row in found.rows]
-        page += f"## {found.title}\n\n"
-        page += _table(header, rows, align="l" + "r" * (len(header) - 1))
-        page += f"Measured by `benchmarks/{path.name.partition('.')[0]}.py` on "
-        page += "{date}: {processor}, {device}, torch {torch}.\n\n".format_map(
-            found.machine
-        )
-    return page or "No benchmark is kept yet; `make bench` measures them.\n"
+    folder = root / "book" / "benchmarks"
+    tables = dict.fromkeys(BENCHMARKS, "")
+    for name in BENCHMARKS:
+        files = folder.glob(f"{name}*.json")  # a GPU's has a name of its own
+        for path in sorted(files, key=lambda file: file.stem):
+            tables[name] += _benchmark(path)
+    return {
+        name: table or "Not measured yet; `make bench` does.\n"
+        for name, table in tables.items()
+    }
+
+
+def _benchmark(path: Path) -> str:
+    try:
+        found = Benchmark.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        what = error.errors()[0]["msg"]
+        raise PageError(
+            f"{path} is not the results of a benchmark ({what}); make bench"
+        ) from None
+    header = list(found.rows[0])
+    rows = [[row.get(name, "–") for name in header] for row in found.rows]
+    measured = "on {date}: {processor}, {device}, torch {torch}".format_map(
+        found.machine
+    )
+    source = f"`benchmarks/{path.name.partition('.')[0]}.py`"
+    return (
+        f"~~~{{table}} {found.title}. Measured by {source} {measured}.\n"
+        + _table(header, rows, align="l" + "r" * (len(header) - 1))
+        + "~~~\n\n"
+    )
 
 
 def glance(results: Results) -> str:
@@ -455,10 +480,10 @@ def write(root: Path = ROOT, *, freshness: Freshness = freshness) -> None:
         "results": results_page(results),
         "status": status_page(results),
         "summary": summary(results),
-        "benchmarks": benchmarks_page(root),
+        **{f"benchmarks/{name}": t for name, t in benchmark_tables(root).items()},
     }
     folder = root / "book" / "generated"
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "benchmarks").mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
         (folder / f"{name}.md").write_text(text, encoding="utf8")
     readme = root / "README.md"
