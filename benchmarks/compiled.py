@@ -20,9 +20,9 @@ from latent_scattering.generator import Generator, architecture
 
 CUDA = side_by_side.DEVICE.type == "cuda"
 CASES = {  # name: shape of the images, d, batch
-    "28x28": ((1, 28, 28), 512, 128),
-    "32x32, colour": ((3, 32, 32), 512, 128),
-    "128x128, colour": ((3, 128, 128), 512, 128 if CUDA else 4),
+    "28×28": ((1, 28, 28), 512, 128),
+    "32×32, colour": ((3, 32, 32), 512, 128),
+    "128×128, colour": ((3, 128, 128), 512, 128 if CUDA else 4),
 }
 
 

@@ -61,7 +61,7 @@ def main() -> None:
         results = [measure(*case, given.seconds / len(CASES)) for case in CASES]
     table = [
         {
-            "case": f"J={r['J']}, {r['side']}x{r['side']}",
+            "case": f"J={r['J']}, {r['side']}×{r['side']}",
             "ours, images/s": r["images_per_second"]["ours"],
             "(batch)": r["best_batch"]["ours"],
             "kymatio, images/s": r["images_per_second"]["kymatio"],

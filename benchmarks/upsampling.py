@@ -15,8 +15,8 @@ from latent_scattering.upsampling import UpsampledConvolution
 CASES = {  # channels in and out, side before upsampling, kernel, batch
     "MNIST, first block": (128, 64, 7, 3, 128),
     "MNIST, second block": (64, 32, 14, 3, 128),
-    "128x128, second block": (512, 256, 8, 7, 4),
-    "128x128, fourth block": (128, 64, 32, 7, 4),
+    "128×128, second block": (512, 256, 8, 7, 4),
+    "128×128, fourth block": (128, 64, 32, 7, 4),
 }
 
 
