@@ -587,7 +587,16 @@ def test_dependence_of_the_first_two(counts, expected):
     assert found["inversion-matrix"] == expected
 
 
-def timing(open_ends=0, least=(10.0, 100.0), table=10.0, own=2.0, half=True, **ahead):
+def timing(
+    open_ends=0,
+    least=(10.0, 100.0),
+    table=10.0,
+    own=2.0,
+    half=True,
+    errors=(1.0, 1.0, 1.0, 1.0, 1.05),
+    wider=(4.0, 4.0),
+    **ahead,
+):
     """Verdicts, where rivals take ten times (VAE) and a hundred times (GAN) as long."""
     cases = ["VAE of pixels", "GAN of pixels", "two stages, VAE"]
     index = pd.MultiIndex.from_product([cases, range(3)], names=["name", "seed"])
@@ -637,6 +646,12 @@ def timing(open_ends=0, least=(10.0, 100.0), table=10.0, own=2.0, half=True, **a
         pixels_best=cases[0],
         codes_best=cases[2],
         ahead=lambda measure, sign: ahead.get(measure, False),
+        repeats=range(len(errors)),
+        repeated={"inversion": errors},
+        unlike_mean=2.0,
+        spreads={"inversion": 0.01},
+        wider=dict(zip(labels, wider, strict=True)),
+        widest=3.0,
     )
 
 
@@ -662,6 +677,12 @@ def timing(open_ends=0, least=(10.0, 100.0), table=10.0, own=2.0, half=True, **a
         ({"Fréchet": True}, "latents-end-to-end", PARTLY),
         ({"precision": True}, "latents-end-to-end", PARTLY),
         ({}, "latents-end-to-end", NOT),
+        ({}, "latents-unstable", REPRODUCED),
+        ({"errors": (1.0, 1.0, 1.0, 1.0, 1.06)}, "latents-unstable", NOT),
+        ({"errors": (2.0, 2.0, 2.0, 2.0, 2.0)}, "latents-unstable", NOT),
+        ({"errors": (1.0, 1.0, 1.0, 1.0)}, "latents-unstable", UNTESTED),
+        ({"wider": (4.0, 2.9)}, "latents-unstable", PARTLY),
+        ({"wider": (2.9, 2.9)}, "latents-unstable", NOT),
     ],
 )
 def test_timing(changed, claim, expected):
