@@ -595,6 +595,7 @@ def timing(
     half=True,
     errors=(1.0, 1.0, 1.0, 1.0, 1.05),
     wider=(4.0, 4.0),
+    falling=0.1,
     **ahead,
 ):
     """Verdicts, where rivals take ten times (VAE) and a hundred times (GAN) as long."""
@@ -649,6 +650,7 @@ def timing(
         repeats=range(len(errors)),
         repeated={"inversion": errors},
         unlike_mean=2.0,
+        falling=falling,
         spreads={"inversion": 0.01},
         wider=dict(zip(labels, wider, strict=True)),
         widest=3.0,
@@ -683,6 +685,7 @@ def timing(
         ({"errors": (1.0, 1.0, 1.0, 1.0)}, "latents-unstable", UNTESTED),
         ({"wider": (4.0, 2.9)}, "latents-unstable", PARTLY),
         ({"wider": (2.9, 2.9)}, "latents-unstable", NOT),
+        ({"falling": 0.11}, "latents-unstable", UNTESTED),
     ],
 )
 def test_timing(changed, claim, expected):
