@@ -64,7 +64,7 @@ check: $(READY)  ## fail if a record no longer matches its source
 
 bench: $(READY)  ## compare with peers, side by side
 	@python -m pip install -q --disable-pip-version-check --no-deps normflows==1.7.3
-	for name in scattering whitening memory upsampling planar_flow compiled roofline; do \
+	for name in scattering whitening precision memory upsampling planar_flow compiled roofline; do \
 	  python -m benchmarks.$$name --json book/benchmarks/$$name.json || exit 1; done
 
 lock:  ## resolve requirements.lock anew from pyproject.toml

@@ -31,6 +31,7 @@ Freshness = Callable[[str, str], list[str]]
 BENCHMARKS = (
     "scattering",
     "whitening",
+    "precision",
     "memory",
     "upsampling",
     "planar_flow",
