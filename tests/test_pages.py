@@ -150,8 +150,11 @@ def test_verdicts_are_counted(root):
     assert rows(pages.results_page(results))[1] == ["digits", "4", "1", "2", "0", "1"]
     header, whitening, inversion = rows(pages.summary(results))
     assert header == ["Chapter", "digits"]  # no column for a run without records
-    assert "1 reproduced" in whitening[1] and "2 partly" in whitening[1]
-    assert inversion[1] == "[1 cannot be tested here]{.verdict .cannot-be-tested-here}"
+    hidden = "{.visually-hidden}"
+    for words in ("1 [reproduced]", "2 [partly]"):
+        assert words + hidden in whitening[1]
+    untested = f"1 [cannot be tested here]{hidden}"
+    assert inversion[1] == f"[{untested}]{{.verdict .cannot-be-tested-here}}"
     assert "(/book/digits/inversion.ipynb)" in inversion[0]
 
 

@@ -354,10 +354,11 @@ def summary(results: Results) -> str:
             claims = records[run].claims if run in records else []
             tally = Counter(claim.verdict for claim in claims)
             counts = [_badge(v, tally[v]) for v in VERDICTS if tally[v]]
-            row.append("<br>".join(counts) or "–")
+            row.append(" ".join(counts) or "–")
         rows.append(row)
     header = ["Chapter", *(results.runs[run] for run in runs)]
-    return _table(header, rows, css="claims")
+    table = _table(header, rows, css="claims")
+    return f"{' '.join(map(_badge, VERDICTS))}\n\n{table}"
 
 
 def benchmark_tables(root: Path = ROOT) -> dict[str, str]:
@@ -437,7 +438,10 @@ def _tally(results: Results, run: str) -> Counter[Verdict] | None:
 
 
 def _badge(verdict: str, count: int | None = None) -> str:
-    text = verdict if count is None else f"{count} {verdict}"
+    """Return a verdict in its colour, or a number of them: its sign tells which."""
+    text = verdict
+    if count is not None:
+        text = f"{count} [{verdict}]{{.visually-hidden}}"
     return f"[{text}]{{.verdict .{verdict.replace(' ', '-')}}}"
 
 
