@@ -2,7 +2,7 @@
 
     python -m benchmarks.precision [--threads 2] [--json FILE]
 
-Takes ten minutes on two cores, most of them the exact solver's, and 6 GiB.
+Takes half an hour on one core, most of it the exact solver's, and 6 GiB.
 
 The scattering coefficients of generated colour images of 32×32, as many images as the
 paper has of 128×128, whose covariance is the largest that fits: its eigenvectors, in
