@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from latent_scattering import pages
+from latent_scattering import pages, readme
+from latent_scattering import results as recorded
 from latent_scattering.errors import UserError
+from latent_scattering.findings import findings
+from latent_scattering.paths import ROOT
+from latent_scattering.results import NOTHING, STALE, PageError, Results
 
 TOC = """
 format: jb-book
@@ -83,15 +87,15 @@ def fresh(run: str, chapter: str) -> list[str]:
     return []
 
 
-def read(root: Path) -> pages.Results:
-    return pages.read(root, freshness=fresh)
+def read(root: Path) -> Results:
+    return recorded.read(root, freshness=fresh)
 
 
 def test_nothing_recorded(root):
     pages.write(root, freshness=fresh)
     folder = root / "book" / "generated"
-    assert (folder / "summary.md").read_text() == pages.NOTHING
-    assert pages.NOTHING in (folder / "results.md").read_text()
+    assert (folder / "summary.md").read_text() == NOTHING
+    assert NOTHING in (folder / "results.md").read_text()
     # The contents list three chapters: the status page says that they are missing.
     assert (folder / "status.md").read_text().count("not recorded") == 3
 
@@ -105,7 +109,7 @@ def test_no_run_listed(tmp_path):
         pages.status_page(results),
         pages.summary(results),
     ):
-        assert page.endswith(pages.NOTHING)
+        assert page.endswith(NOTHING)
 
 
 def test_runs_stand_side_by_side(root):
@@ -126,19 +130,20 @@ def test_runs_stand_side_by_side(root):
 def test_what_stale_records_say_is_marked(root):
     record(root, "digits", "inversion", [claim()])
     record(root, "mnist", "inversion", [claim()])
-    results = pages.read(
+    results = recorded.read(
         root, freshness=lambda run, _: ["code"] if run == "mnist" else []
     )
     page = pages.results_page(results)
-    assert pages.STALE in page and pages.STALE not in pages.results_page(read(root))
+    assert STALE in page and STALE not in pages.results_page(read(root))
     assert ["Claim", "Paper", "digits", "MNIST (stale)"] in rows(page)
     assert "[MNIST (stale)](/book/mnist/inversion.ipynb)" in pages.summary(results)
-    assert rows(pages.glance(results))[1][1:] == [
-        "1.2 dB: **not reproduced**",
-        "1.2 dB: **not reproduced** (stale)",
+    shown = readme.with_results("".join(readme.MARKS), "", results)
+    assert rows(shown)[1][1:] == [
+        "[chapter](book/digits/inversion.ipynb)",
+        "[chapter](book/mnist/inversion.ipynb) (stale)",
     ]
-    assert pages.STALE in pages.glance(results)
-    assert pages.STALE not in pages.glance(read(root))
+    assert STALE in shown
+    assert STALE not in readme.with_results("".join(readme.MARKS), "", read(root))
 
 
 def test_verdicts_are_counted(root):
@@ -206,7 +211,7 @@ def test_status(root):
     def freshness(run, chapter):
         return ["code", "lock"] if run == "mnist" else []
 
-    table = rows(pages.status_page(pages.read(root, freshness=freshness)))
+    table = rows(pages.status_page(recorded.read(root, freshness=freshness)))
     assert [row[:2] + row[3:] for row in table[1:4]] == [
         [
             "digits",
@@ -291,7 +296,7 @@ def test_a_page_that_is_no_chapter_is_refused_in_a_run(root):
 
 def test_the_command_ends_in_one_line(monkeypatch):
     def write():
-        raise pages.PageError("x.json is not the results of a chapter")
+        raise PageError("x.json is not the results of a chapter")
 
     monkeypatch.setattr(pages, "write", write)
     with pytest.raises(SystemExit, match=r"^PageError: x\.json is not") as caught:
@@ -299,21 +304,75 @@ def test_the_command_ends_in_one_line(monkeypatch):
     assert caught.value.__suppress_context__
 
 
-def test_the_readme_shows_the_results(root):
-    readme = f"Before.\n{pages.GLANCE[0]}\nold\n{pages.GLANCE[1]}\nAfter.\n"
-    (root / "README.md").write_text(readme)
+# --- README ----------------------------------------------------------------------
+
+
+FINDING = """- It inverts.
+  At {{digits/inversion:psnr}} ([inversion](/book/digits/inversion.ipynb)).
+  <!-- digits gap: not reproduced -->
+"""
+
+
+def test_the_readme_shows_findings_and_verdicts(root):
+    record(root, "digits", "inversion", [claim(), claim("b", text="It is fast.")])
+    record(root, "mnist", "inversion", [claim(verdict="partly")])
+    page = root / "README.md"
+    page.write_text(f"Before.\n{readme.MARKS[0]}\nold\n{readme.MARKS[1]}\nAfter.\n")
+    (root / "book" / "findings.md").write_text(FINDING)
     pages.write(root, freshness=fresh)
-    text = (root / "README.md").read_text()
+    found = (root / "book" / "generated" / "findings.md").read_text()
+    assert found.endswith("At 24.3 dB ([inversion](/book/digits/inversion.ipynb)).\n")
+    text = page.read_text()
     assert text.startswith("Before.") and text.endswith("After.\n")
     assert "old" not in text
-    assert pages.glance(read(root)) in text
-    with pytest.raises(pages.PageError, match="marks"):
-        pages.with_glance("nothing", read(root))
+    assert "At 24.3 dB ([inversion](book/digits/inversion.ipynb))." in text
+    assert rows(text)[2:] == [
+        ["The training error is above the test error. (Angles & Mallat, §4)", "✗", "≈"],
+        ["It is fast. (Angles & Mallat, §4)", "✗", ""],
+    ]
+
+
+def test_a_readme_without_marks_is_refused(root):
+    with pytest.raises(PageError, match="marks"):
+        readme.with_results("nothing", "", read(root))
+
+
+@pytest.mark.parametrize("gone", ["digits", "inversion:", "psnr"])
+def test_findings_quote_recorded_numbers_alone(root, gone):
+    record(root, "digits", "inversion")
+    with pytest.raises(PageError, match="is not recorded"):
+        findings(
+            FINDING.replace(gone, "other:" if ":" in gone else "other", 1), read(root)
+        )
+
+
+def test_signs_are_those_of_the_site():
+    style = (ROOT / "book" / "_static" / "style.css").read_text(encoding="utf8")
+    for verdict, sign in readme.SIGNS.items():
+        rule = style.partition(f".verdict.{verdict.replace(' ', '-')} {{")[2]
+        assert f'--verdict-sign: "{sign} ";' in rule.partition("}")[0]
 
 
 def test_the_readme_of_this_book_is_in_step_with_its_records():
-    text = (pages.ROOT / "README.md").read_text()
-    assert pages.with_glance(text, pages.read()) == text, "run: make site"
+    text = (ROOT / "README.md").read_text(encoding="utf8")
+    source = (ROOT / "book" / "findings.md").read_text(encoding="utf8")
+    results = recorded.read()
+    found = findings(source, results).replace("](/", "](")
+    assert readme.with_results(text, found, results) == text, "run: make site"
+
+
+def test_the_findings_of_this_book_agree_with_its_verdicts():
+    found = {
+        (run, claim.id): claim.verdict
+        for (run, _), record in recorded.read().records.items()
+        for claim in record.claims
+    }
+    text = (ROOT / "book" / "findings.md").read_text(encoding="utf8")
+    for finding in text.split("\n- ")[1:]:
+        said = re.findall(r"<!-- (\S+) (\S+): (.+) -->", finding)
+        assert said, f"on which verdict does this rest? {finding}"
+        for run, claim, verdict in said:
+            assert found[run, claim] == verdict, f"{run}, {claim}: {finding}"
 
 
 # --- benchmarks ------------------------------------------------------------------
@@ -367,9 +426,9 @@ def test_what_is_no_benchmark_is_named(root):
 
 
 def test_the_benchmarks_of_this_book_are_measured_and_shown():
-    measured = {f.name.split(".")[0] for f in pages.ROOT.glob("book/benchmarks/*.json")}
-    page = (pages.ROOT / "book" / "performance.md").read_text(encoding="utf8")
+    measured = {f.name.split(".")[0] for f in ROOT.glob("book/benchmarks/*.json")}
+    page = (ROOT / "book" / "performance.md").read_text(encoding="utf8")
     shown = re.findall(r"generated/benchmarks/(\w+)\.md", page)
-    made = re.search("for name in ([a-z_ ]+);", (pages.ROOT / "Makefile").read_text())
+    made = re.search("for name in ([a-z_ ]+);", (ROOT / "Makefile").read_text())
     assert list(pages.BENCHMARKS) == shown == made[1].split()
     assert measured <= set(shown)

@@ -1,31 +1,34 @@
 """Write the pages of the book that are made from the results of its chapters.
 
 ``python -m latent_scattering.pages`` writes ``results.md``, ``status.md``,
-``summary.md`` (which the index includes) and ``benchmarks/*.md`` (which the page on
-performance includes) to ``book/generated``, and the results at a glance into
-``README.md``. They show what
-``book/<run>/results/<chapter>.json`` and ``book/benchmarks/*.json`` hold; which records
-there are, and their order, is what ``_toc.yml`` lists.
+``findings.md`` and ``summary.md`` (which the index includes) and ``benchmarks/*.md``
+(which the page on performance includes) to ``book/generated``, and the results into
+``README.md``. They show what ``book/<run>/results/<chapter>.json`` and
+``book/benchmarks/*.json`` hold.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from latent_scattering.errors import UserError
+from latent_scattering.findings import findings
+from latent_scattering.markdown import line, table
 from latent_scattering.paths import ROOT
+from latent_scattering.readme import with_results
 from latent_scattering.record import freshness
 from latent_scattering.report import Verdict
-
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
-
-Freshness = Callable[[str, str], list[str]]
-"""(run, chapter) -> why the record is stale; empty: it is fresh."""
+from latent_scattering.results import (
+    NOTHING,
+    STALE,
+    VERDICTS,
+    Claim,
+    Freshness,
+    PageError,
+    Results,
+    read,
+)
 
 # As on the page on performance; each is a module of `benchmarks`.
 BENCHMARKS = (
@@ -39,59 +42,6 @@ BENCHMARKS = (
     "roofline",
 )
 
-GLANCE = ("<!-- results: written by `make site` -->", "<!-- /results -->")
-
-STALE = (
-    "*Stale* marks a record that an earlier version of its chapter has made: its "
-    "verdicts are by the rules of that version, and the present one has not been "
-    "executed yet for that run.\n\n"
-)
-
-NOTHING = "No chapter is recorded yet; `make book` records the run `digits`.\n"
-
-
-class PageError(UserError):
-    """A results file or the table of contents cannot be made into a page."""
-
-
-class Number(BaseModel):
-    """A measured number: its value, and how the book writes it (with its unit)."""
-
-    value: float | None
-    text: str
-
-
-class Claim(BaseModel):
-    """What a paper says, what was measured, and the verdict that a rule gives."""
-
-    id: str
-    text: str
-    source: str
-    paper: str
-    measured: str
-    verdict: Verdict
-    rule: str
-
-
-class Provenance(BaseModel):
-    """When and on what a chapter was executed."""
-
-    device: str
-    seconds: float
-    date: str
-    versions: dict[str, str]
-
-
-class Record(BaseModel):
-    """The results of one executed chapter."""
-
-    chapter: str
-    run: str
-    title: str
-    numbers: dict[str, Number]
-    claims: list[Claim]
-    provenance: Provenance
-
 
 class Benchmark(BaseModel):
     """What `make bench` has measured: a table, and the machine it was measured on."""
@@ -99,105 +49,6 @@ class Benchmark(BaseModel):
     title: str
     machine: dict[str, str]
     rows: list[dict[str, str]]
-
-
-@dataclass(frozen=True)
-class Results:
-    """The records of the book, in the order of its table of contents.
-
-    Attributes
-    ----------
-    runs
-        What the site calls each run, by name (``mnist``: ``MNIST``).
-    listed
-        (run, chapter) of every chapter that the contents list.
-    records
-        Those of them that have results.
-    stale
-        Why a record is stale; nothing, if it is fresh.
-    """
-
-    runs: dict[str, str]
-    listed: list[tuple[str, str]]
-    records: dict[tuple[str, str], Record]
-    stale: dict[tuple[str, str], list[str]]
-
-    @property
-    def chapters(self) -> dict[str, str]:
-        """The title of every chapter that is recorded in some run, by name."""
-        titles: dict[str, str] = {}
-        for _, chapter in self.listed:
-            for run in self.runs:
-                if found := self.records.get((run, chapter)):
-                    titles.setdefault(chapter, found.title)
-        return titles
-
-    def of(self, chapter: str) -> dict[str, Record]:
-        """Return the records of a chapter, by run."""
-        return {
-            run: self.records[run, chapter]
-            for run in self.runs
-            if (run, chapter) in self.records
-        }
-
-    def name(self, run: str, chapter: str) -> str:
-        """Return what the site calls a run, marked where its chapter is stale."""
-        return self.runs[run] + (" (stale)" if self.stale[run, chapter] else "")
-
-
-def read(root: Path = ROOT, *, freshness: Freshness = freshness) -> Results:
-    """Read the results of all recorded chapters of the book in the folder `root`.
-
-    Raises
-    ------
-    PageError
-        If a file is not what a chapter writes; the message names it.
-    """
-    runs: dict[str, str] = {}
-    listed = []
-    records = {}
-    for caption, run, chapter in _contents(root / "_toc.yml"):
-        runs.setdefault(run, caption)
-        listed.append((run, chapter))
-        path = root / "book" / run / "results" / f"{chapter}.json"
-        if path.exists():
-            records[run, chapter] = _record(path, run, chapter)
-    stale = {key: freshness(*key) for key in records}
-    return Results(runs, listed, records, stale)
-
-
-def _contents(toc: Path) -> Iterable[tuple[str, str, str]]:
-    """Yield (the run's caption, run, chapter): the parts called "Run: …"."""
-    for part in yaml.safe_load(toc.read_text(encoding="utf8")).get("parts", []):
-        caption = part["caption"]
-        if not caption.startswith("Run: "):
-            continue
-        for entry in part["chapters"]:
-            match entry["file"].removesuffix(".ipynb").split("/"):
-                case ["book", run, chapter]:
-                    yield caption.removeprefix("Run: "), run, chapter
-                case _:
-                    raise PageError(
-                        f"{toc}: {entry['file']!r} stands in the part {caption!r}; "
-                        "only book/<run>/<chapter> may: move it to another part."
-                    )
-
-
-def _record(path: Path, run: str, chapter: str) -> Record:
-    try:
-        record = Record.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(key) for key in first["loc"]) or "the file"
-        what = f"{where}: {first['msg']}"
-    else:
-        if (record.run, record.chapter) == (run, chapter):
-            return record
-        what = f"it holds the chapter {record.chapter!r} of the run {record.run!r}"
-    raise PageError(
-        f"{path} is not the results of a chapter ({what}); "
-        f"record it again: make run RUN={run}"
-    )
 
 
 def results_page(results: Results) -> str:
@@ -210,7 +61,7 @@ def results_page(results: Results) -> str:
         "from the measurement by the rule that is given below each table.\n\n"
         + (STALE if any(results.stale.values()) else "")
     )
-    page += _table(
+    page += table(
         ["Run", "Claims", *map(_badge, VERDICTS)],
         [
             [results.runs[run], str(sum(tally.values()))]
@@ -235,7 +86,7 @@ def _claims(results: Results, chapter: str, title: str) -> str:
     """Return the section of a chapter: its claims in all runs, and their rules."""
     records = results.of(chapter)
     links = _links(results, chapter)
-    section = f"## {_line(title)}\n\nThe chapter `{chapter}`: {links}\n\n"
+    section = f"## {line(title)}\n\nThe chapter `{chapter}`: {links}\n\n"
     by_id: dict[str, dict[str, Claim]] = {}
     for run, record in records.items():
         for claim in record.claims:
@@ -246,17 +97,17 @@ def _claims(results: Results, chapter: str, title: str) -> str:
     for claims in by_id.values():
         first = next(iter(claims.values()))
         rows.append(
-            [f"{_line(first.text)}<br>[{_line(first.source)}]{{.source}}", first.paper]
+            [f"{line(first.text)}<br>[{line(first.source)}]{{.source}}", first.paper]
             + [
-                f"{_line(claims[run].measured)}<br>{_badge(claims[run].verdict)}"
+                f"{line(claims[run].measured)}<br>{_badge(claims[run].verdict)}"
                 if run in claims
                 else "–"
                 for run in records
             ]
         )
-        rule = "; or ".join(dict.fromkeys(_line(c.rule) for c in claims.values()))
-        rules += f"{_line(first.text)}\n: {rule}\n\n"
-    section += _table(
+        rule = "; or ".join(dict.fromkeys(line(c.rule) for c in claims.values()))
+        rules += f"{line(first.text)}\n: {rule}\n\n"
+    section += table(
         ["Claim", "Paper", *(results.name(run, chapter) for run in records)],
         rows,
         css="claims",
@@ -286,7 +137,7 @@ def _numbers(results: Results) -> str:
             ]
             rows.append([chapter, f"`{key}`", *texts])
     header = ["Chapter", "Number", *results.runs.values()]
-    return _table(header, rows, align="ll" + "r" * len(results.runs))
+    return table(header, rows, align="ll" + "r" * len(results.runs))
 
 
 def status_page(results: Results) -> str:
@@ -321,7 +172,7 @@ def status_page(results: Results) -> str:
                 state,
             ]
         )
-    page += _table(["Run", "Chapter", "Recorded", "Took", "Device", "State"], rows)
+    page += table(["Run", "Chapter", "Recorded", "Took", "Device", "State"], rows)
     if results.records:
         page += "## Versions\n\n" + _versions(results)
     return page
@@ -334,7 +185,7 @@ def _versions(results: Results) -> str:
         for name, version in record.provenance.versions.items():
             found.setdefault(name, {}).setdefault(run, {})[version] = None
     runs = [run for run in results.runs if any(run in by for by in found.values())]
-    return _table(
+    return table(
         ["Package", *(results.runs[run] for run in runs)],
         [[name, *(", ".join(by.get(run, "–")) for run in runs)]
          for name, by in found.items()],
@@ -349,7 +200,7 @@ def summary(results: Results) -> str:
     rows = []
     for chapter, title in results.chapters.items():
         records = results.of(chapter)
-        row = [f"**{_line(title)}**<br>{_links(results, chapter)}"]
+        row = [f"**{line(title)}**<br>{_links(results, chapter)}"]
         for run in runs:
             claims = records[run].claims if run in records else []
             tally = Counter(claim.verdict for claim in claims)
@@ -357,8 +208,8 @@ def summary(results: Results) -> str:
             row.append(" ".join(counts) or "–")
         rows.append(row)
     header = ["Chapter", *(results.runs[run] for run in runs)]
-    table = _table(header, rows, css="claims")
-    return f"{' '.join(map(_badge, VERDICTS))}\n\n{table}"
+    legend = " ".join(map(_badge, VERDICTS))
+    return f"{legend}\n\n{table(header, rows, css='summary')}"
 
 
 def benchmark_tables(root: Path = ROOT) -> dict[str, str]:
@@ -397,36 +248,9 @@ def _benchmark(path: Path) -> str:
     source = f"`benchmarks/{path.name.partition('.')[0]}.py`"
     return (
         f"~~~{{table}} {found.title}. Measured by {source} {measured}.\n"
-        + _table(header, rows, align="l" + "r" * (len(header) - 1))
+        + table(header, rows, align="l" + "r" * (len(header) - 1))
         + "~~~\n\n"
     )
-
-
-def glance(results: Results) -> str:
-    """Return the table for the README: each claim, and what each run says of it."""
-    by_id: dict[str, dict[str, str]] = {}
-    texts: dict[str, str] = {}
-    for (run, chapter), record in results.records.items():
-        stale = " (stale)" if results.stale[run, chapter] else ""
-        for claim in record.claims:
-            texts.setdefault(claim.id, f"{_line(claim.text)} ({_line(claim.source)})")
-            cell = f"{_line(claim.measured)}: **{claim.verdict}**{stale}"
-            by_id.setdefault(claim.id, {})[run] = cell
-    rows = [
-        [texts[claim], *(cells.get(run, "–") for run in results.runs)]
-        for claim, cells in by_id.items()
-    ]
-    table = _table(["What the papers say", *results.runs.values()], rows)
-    return (STALE if any(results.stale.values()) else "") + table
-
-
-def with_glance(readme: str, results: Results) -> str:
-    """Return a README whose part between the marks `GLANCE` shows the results."""
-    before, _, rest = readme.partition(GLANCE[0])
-    _, mark, after = rest.partition(GLANCE[1])
-    if not mark:
-        raise PageError(f"README.md: the marks {' … '.join(GLANCE)} are missing")
-    return f"{before}{GLANCE[0]}\n\n{glance(results)}{GLANCE[1]}{after}"
 
 
 def _tally(results: Results, run: str) -> Counter[Verdict] | None:
@@ -454,24 +278,6 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _table(
-    header: list[str], rows: list[list[str]], *, align: str = "", css: str = ""
-) -> str:
-    """Return a MyST table; `align` gives l or r a column, `css` a class."""
-    rule = {"l": ":--", "r": "--:"}
-    lines = [header, [rule[a] for a in align.ljust(len(header), "l")], *rows]
-    table = "".join(
-        # A pipe would end the cell; MyST takes the backslash away, also in formulas.
-        f"| {' | '.join(_line(cell).replace('|', chr(92) + '|') for cell in line)} |\n"
-        for line in lines
-    )
-    return (f"{{.{css}}}\n" if css else "") + table + "\n"
-
-
 def write(root: Path = ROOT, *, freshness: Freshness = freshness) -> None:
     """Write the pages to ``book/generated`` in the folder `root`, and the README.
 
@@ -481,7 +287,10 @@ def write(root: Path = ROOT, *, freshness: Freshness = freshness) -> None:
         If a results file is malformed.
     """
     results = read(root, freshness=freshness)
+    source = root / "book" / "findings.md"
+    found = findings(source.read_text("utf8"), results) if source.exists() else ""
     pages = {
+        "findings": found,
         "results": results_page(results),
         "status": status_page(results),
         "summary": summary(results),
@@ -491,12 +300,13 @@ def write(root: Path = ROOT, *, freshness: Freshness = freshness) -> None:
     (folder / "benchmarks").mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
         (folder / f"{name}.md").write_text(text, encoding="utf8")
-    readme = root / "README.md"
-    if readme.exists():
-        old = readme.read_text(encoding="utf8")
-        new = with_glance(old, results)
+    page = root / "README.md"
+    if page.exists():
+        old = page.read_text(encoding="utf8")
+        # From its folder: the site's links start at the root of the book.
+        new = with_results(old, found.replace("](/", "]("), results)
         if new != old:
-            readme.write_text(new, encoding="utf8")
+            page.write_text(new, encoding="utf8")
 
 
 def main() -> None:
