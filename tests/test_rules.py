@@ -366,6 +366,7 @@ def normality_cells(
     seconds=60.0,
     told=(0.4, 0.6),
     noise=(0.4, 0.6),
+    norm=(0.4, 0.6),
     spread=1.0,
     made=(0.4, 0.6),
     made_rejected=0,
@@ -398,7 +399,10 @@ def normality_cells(
         return change, change - 0.01, change + 0.01
 
     tests = ("K²", "JB")
-    row = table(low=noise[0], high=noise[1]).iloc[0]
+    of_noise, of_norm = (
+        table(statistic=sum(limits) / 2, low=limits[0], high=limits[1]).iloc[0]
+        for limits in (noise, norm)
+    )
     return judge(
         "normality",
         '"normality-some"',
@@ -416,6 +420,8 @@ def normality_cells(
         slack=0,
         n_components=d,
         z_test=range(n),
+        few=range(2_000),
+        n_first=5,
         n_permutations=100,
         seconds=seconds,
         overall=lambda made: pd.DataFrame([t.iloc[0] for t in made]),
@@ -423,8 +429,9 @@ def normality_cells(
         linear=tables(nonlinear, told),
         control=tables(alarms),
         made=tables(made_rejected, made),
-        noise=row,
-        distance=row,
+        noise=of_noise,
+        by_norm=of_norm,
+        distance=of_noise,
         interval=(0.9, 1.1),
         J_max=3,
         medians=shown,
@@ -465,7 +472,9 @@ FIFTH = (27 * 60 + 45) * 60 / 5  # s, of the paper's longest computation
         ({"spread": 1.3}, "white-noise", PARTLY),
         ({"spread": 2.1}, "white-noise", NOT),
         ({"noise": (0.4, 0.76)}, "white-noise", NOT),
+        ({"norm": (0.4, 0.61)}, "white-noise", PARTLY),
         ({"noise": (0.90, 0.95)}, "very-far", REPRODUCED),
+        ({"noise": (0.74, 0.95), "norm": (0.90, 0.95)}, "very-far", REPRODUCED),
         ({"noise": (0.75, 0.95)}, "very-far", PARTLY),
         ({"noise": (0.74, 0.95)}, "very-far", NOT),
         ({"J3": LOWER}, "gaussianises", REPRODUCED),
@@ -692,14 +701,18 @@ def test_timing(changed, claim, expected):
 
 
 @pytest.mark.parametrize(
-    ("A", "ratio", "expected"),
-    [(1.0, 1.0, REPRODUCED), (1.001, 1.0, PARTLY), (1.0, 1.01, NOT)],
+    ("A", "ratio", "corner", "expected"),
+    [
+        (1.0, 1.0, 1.0, REPRODUCED),
+        (1.001, 1.0, 1.0, PARTLY),
+        (1.0, 1.0, 1.01, PARTLY),
+        (1.0, 1.01, 1.0, NOT),
+    ],
 )
-def test_contraction(A, ratio, expected):
-    ratios = torch.tensor([0.1, ratio])
-    found = judge(
-        "scattering", '"scattering-contraction"', A=torch.tensor([A]), ratio=ratios
-    )
+def test_contraction(A, ratio, corner, expected):
+    given = {"A": torch.tensor([A]), "ratio": torch.tensor([0.1, ratio])}
+    given["corner"] = torch.tensor(corner)
+    found = judge("scattering", '"scattering-contraction"', **given)
     assert found["scattering-contraction"] == expected
 
 
