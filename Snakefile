@@ -1,6 +1,10 @@
 # Which chapter needs which. papermill, called by `record`, is the only executor.
 #   snakemake --cores all --config run=mnist
+import sys
+from pathlib import Path
+
 from latent_scattering import datasets, paths, record
+from latent_scattering.errors import UserError
 
 NEEDS = {
     "scattering": [],
@@ -14,10 +18,18 @@ NEEDS = {
 }
 RUN = config.get("run", "digits")
 # A sweep: --config run=mnist seeds=0,1,2 with the target `sweep`.
-SEEDS = [int(seed) for seed in str(config.get("seeds", "0,1,2")).split(",")]
+SEEDS = str(config.get("seeds", "0,1,2")).split(",")
+try:
+    GIVEN = record.load_run(RUN)
+    if not all(seed.isdecimal() for seed in SEEDS):
+        raise UserError(f"seeds={','.join(SEEDS)}: must be whole numbers, as in 0,1,2")
+except UserError as error:
+    # Here, since `--quiet all` keeps quiet about errors of this file.
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    sys.exit(1)
 # Ziomek & Farrahi's chapters judge samples by a classifier, which wants labels; the
 # ablations are those of Angles & Mallat, whose images have none.
-DATASET = record.load_run(RUN).get("dataset", "digits")
+DATASET = GIVEN.get("dataset", "digits")
 OTHERS = (
     {"ablations"}
     if DATASET in datasets.LABELLED
@@ -32,6 +44,13 @@ MEMORY = 48_000 if DATASET in ("polygon5", "celeba", "lsun-bedroom") else 8_000
 def stamp(wildcards):
     # A chapter is executed again when its stamp changes, and not otherwise.
     return record.stamp(wildcards.run, wildcards.chapter)
+
+
+# What was executed here counts as long as its record is there, and fresh.
+for chapter in CHAPTERS:
+    done = Path("build", "records", RUN, chapter)
+    if done.exists() and record.freshness(RUN, chapter):
+        done.unlink()
 
 
 rule all:
@@ -66,6 +85,8 @@ rule seed:
         lambda w: [f"build/sweep/{w.run}/{w.seed}/{need}.ipynb" for need in NEEDS[w.chapter]],
     output:
         "build/sweep/{run}/{seed}/{chapter}.ipynb",
+    params:
+        stamp=stamp,
     wildcard_constraints:
         seed="\\d+",
     threads: CPUS

@@ -137,6 +137,15 @@ def test_what_stale_records_say_is_marked(root):
     assert STALE in page and STALE not in pages.results_page(read(root))
     assert ["Claim", "Paper", "digits", "MNIST (stale)"] in rows(page)
     assert "[MNIST (stale)](/book/mnist/inversion.ipynb)" in pages.summary(results)
+    assert STALE in pages.summary(results)
+    assert STALE not in pages.summary(read(root))
+    marked = FINDING + "- It is fast.\n  In {{mnist/inversion:psnr}}.\n- Quite.\n"
+    assert findings(marked, results).splitlines() == [
+        *FINDING.replace("{{digits/inversion:psnr}}", "24.3 dB").splitlines()[:2],
+        "- It is fast.",
+        "  In 24.3 dB. (stale)",
+        "- Quite.",
+    ]
     shown = readme.with_results("".join(readme.MARKS), "", results)
     assert rows(shown)[1][1:] == [
         "[chapter](book/digits/inversion.ipynb)",
@@ -235,6 +244,15 @@ def test_status(root):
             "[stale]{.verdict .not-reproduced} code; lock",
         ],
     ]
+
+
+def test_a_training_that_was_kept_stands_beside(root):
+    path = record(root, "digits", "inversion", numbers={"minutes": "60"})
+    results = json.loads(path.read_text())
+    for minutes, took in [(60.0, "31 s, training 1 h 0 min"), (0.1, "31 s")]:
+        results["numbers"]["minutes"]["value"] = minutes
+        path.write_text(json.dumps(results))
+        assert rows(pages.status_page(read(root)))[2][3] == took
 
 
 @pytest.mark.parametrize(
@@ -419,8 +437,9 @@ def test_a_benchmark_that_is_not_kept_says_so(root):
     assert tables["whitening"].startswith("Not measured yet")
 
 
-def test_what_is_no_benchmark_is_named(root):
-    path = benchmark(root, "scattering", rows=3)
+@pytest.mark.parametrize("damage", [{"rows": 3}, {"rows": []}, {"machine": {}}])
+def test_what_is_no_benchmark_is_named(root, damage):
+    path = benchmark(root, "scattering", **damage)
     with pytest.raises(UserError, match=f"{path} is not the results of a benchmark"):
         pages.benchmark_tables(root)
 

@@ -5,7 +5,9 @@ import json
 import jupytext
 import nbformat
 import pytest
+from nbclient.exceptions import DeadKernelError
 from nbformat.v4 import new_output
+from papermill.exceptions import PapermillExecutionError
 
 from latent_scattering import digest, parameters, paths, record
 from latent_scattering.errors import ParameterError
@@ -44,9 +46,14 @@ n + 1
 """
 
 
+TOC = "parts: [{caption: 'Run: Small', chapters: [{file: book/small/one}]}]"
+
+
 @pytest.fixture
 def house(tmp_path, monkeypatch):
     """A book of one chapter and one run, recorded."""
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    (tmp_path / "_toc.yml").write_text(TOC)
     for name in ("NOTEBOOKS", "RUNS", "BOOK"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
         (tmp_path / name.lower()).mkdir()
@@ -118,8 +125,53 @@ def test_check_fails_on_a_stale_record(house, capsys):
     assert record._check(None) == 0
     write_source(SOURCE.replace("n + 1", "n + 2"))
     assert record._check("small") == 1
-    assert "small/one: stale: changed code" in capsys.readouterr().out
-    assert record._check("another run") == 0
+    assert "small/one: stale: code" in capsys.readouterr().out
+    (paths.RUNS / "other.yaml").write_text("run: other")
+    assert record._check("other") == 0
+
+
+def test_check_fails_on_a_missing_record_and_an_unknown_run(house, capsys):
+    (paths.BOOK / "small" / "results" / "one.json").unlink()
+    assert record._check("small") == 1
+    assert "small/one: stale: no readable record" in capsys.readouterr().out
+    with pytest.raises(ParameterError, match="no such run; allowed: small"):
+        record._check("smal")
+
+
+@pytest.mark.parametrize("stamp", [[], 1, None])
+def test_a_record_with_a_damaged_stamp_is_stale(house, stamp):
+    file = paths.BOOK / "small" / "results" / "one.json"
+    file.write_text(json.dumps({"stamp": stamp}))
+    assert record.freshness("small", "one")
+
+
+def stopped_by(error, monkeypatch):
+    """What is said of a chapter that stops on an error, and how far it came."""
+
+    def executed(given, taken, *arguments, **named):
+        nbformat.write(nbformat.read(given, as_version=4), taken)
+        raise error
+
+    monkeypatch.setattr(record.papermill, "execute_notebook", executed)
+    with pytest.raises(record.ChapterError) as caught:
+        record.execute("small", "one")
+    assert "\n" not in str(caught.value)
+    return str(caught.value), paths.ROOT / "build" / "failed" / "small" / "one.ipynb"
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"), [("KeyError", True), ("ParameterError", False)]
+)
+def test_of_an_unexpected_error_the_notebook_is_kept(house, monkeypatch, name, kept):
+    error = PapermillExecutionError(1, 1, "n + 1", name, "n: no", [])
+    said, notebook = stopped_by(error, monkeypatch)
+    assert f"small/one: {name}: n: no" in said
+    assert notebook.exists() == (str(notebook) in said) == kept
+
+
+def test_a_killed_kernel_is_told_in_one_line(house, monkeypatch):
+    said, _ = stopped_by(DeadKernelError("Kernel died"), monkeypatch)
+    assert said.startswith("small/one: its process was killed")
 
 
 def test_refresh_carries_prose_and_keeps_outputs(house):

@@ -59,6 +59,29 @@ def test_what_a_sweep_has_done_is_not_done_again(tmp_path):
     assert "output: build/sweep/digits/3/scattering.ipynb\n" not in told
 
 
+def test_a_chapter_whose_record_is_not_there_is_executed_again(tmp_path):
+    chapters = ("scattering", "whitening")
+    for chapter in chapters:  # executed once; of this run nothing is recorded
+        done = tmp_path / "build/records/lfw" / chapter
+        done.parent.mkdir(parents=True, exist_ok=True)
+        done.touch()
+    told = planned(tmp_path, "--cores", "2", "--config", "run=lfw")
+    for chapter in chapters:
+        assert f"output: build/records/lfw/{chapter}\n" in told
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [(["run=mnsit"], "allowed: celeba"), (["run=digits", "seeds=0,a"], "0,1,2")],
+)
+def test_a_mistyped_run_ends_in_one_line(config, what, tmp_path):
+    words = ["--cores", "2", "--quiet", "all", "--config", *config]
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        planned(tmp_path, *words)
+    (line,) = caught.value.stderr.splitlines()
+    assert what in line
+
+
 def test_large_images_are_given_more_memory(tmp_path):
     told = planned(tmp_path, "--cores", "2", "--config", "run=polygon5")
     assert "mem_mb=48000" in told

@@ -252,6 +252,16 @@ def test_really_full_disk_is_recognised(kept):
         Path("/dev/full").write_bytes(b"x" * 100_000)
 
 
+def test_a_file_where_the_folder_should_be_is_told(tmp_path):
+    (tmp_path / "cache").touch()
+    told = pytest.raises(ArtefactError, match="set LATENT_SCATTERING_CACHE to another")
+    with told, store.writing(tmp_path / "cache" / "stage" / "key"):
+        (tmp_path / "cache" / "stage").mkdir(parents=True)
+    # What a maker misses elsewhere is another matter.
+    with pytest.raises(FileNotFoundError), store.writing(tmp_path / "cache"):
+        (tmp_path / "data").read_bytes()
+
+
 def test_code_outside_the_package_is_refused(kept):
     """Its changes would go unnoticed."""
     with pytest.raises(ModuleNotFoundError, match="__main__"):

@@ -15,6 +15,8 @@ COMMENT = re.compile(r"[ \n]*<!--.*?-->", re.DOTALL)
 def findings(text: str, results: Results) -> str:
     """Return the findings with the numbers that the records hold, without comments.
 
+    Those that rest on a stale record say so.
+
     Raises
     ------
     PageError
@@ -31,4 +33,10 @@ def findings(text: str, results: Results) -> str:
             )
         return record.numbers[key].text
 
-    return NUMBER.sub(number, COMMENT.sub("", text)).lstrip()
+    def marked(item: str) -> str:
+        quoted = {(m[1], m[2]) for m in NUMBER.finditer(item)}
+        stale = any(results.stale.get(record) for record in quoted)
+        return f"{item} (stale)" if stale else item
+
+    items = COMMENT.sub("", text).strip().split("\n- ")
+    return NUMBER.sub(number, "\n- ".join(map(marked, items))) + "\n"

@@ -10,7 +10,7 @@
 from collections import Counter
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from latent_scattering.errors import UserError
 from latent_scattering.findings import findings
@@ -26,6 +26,7 @@ from latent_scattering.results import (
     Claim,
     Freshness,
     PageError,
+    Record,
     Results,
     read,
 )
@@ -43,12 +44,21 @@ BENCHMARKS = (
 )
 
 
+class Machine(BaseModel):
+    """What a benchmark ran on."""
+
+    date: str
+    processor: str
+    device: str
+    torch: str
+
+
 class Benchmark(BaseModel):
     """What `make bench` has measured: a table, and the machine it was measured on."""
 
     title: str
-    machine: dict[str, str]
-    rows: list[dict[str, str]]
+    machine: Machine
+    rows: list[dict[str, str]] = Field(min_length=1)
 
 
 def results_page(results: Results) -> str:
@@ -148,7 +158,9 @@ def status_page(results: Results) -> str:
     page += (
         "A record is *stale* when what it computes may have changed since: its "
         "source, the modules that it imports, its parameters or the locked versions. "
-        "`make run RUN=<run>` records a run again.\n\n"
+        "`make run RUN=<run>` records a run again. What a chapter *took* leaves out "
+        "what it found in the [store](/book/reproducing.md) of artefacts; where that "
+        "was the training of the generator, its time stands beside.\n\n"
     )
     rows = []
     for run, chapter in results.listed:
@@ -166,8 +178,8 @@ def status_page(results: Results) -> str:
             [
                 results.runs[run],
                 f"[{chapter}](/book/{run}/{chapter}.ipynb)",
-                made.date,
-                _duration(made.seconds),
+                made.date.replace("-", "\N{NON-BREAKING HYPHEN}"),
+                _took(record),
                 made.device,
                 state,
             ]
@@ -209,7 +221,8 @@ def summary(results: Results) -> str:
         rows.append(row)
     header = ["Chapter", *(results.runs[run] for run in runs)]
     legend = " ".join(map(_badge, VERDICTS))
-    return f"{legend}\n\n{table(header, rows, css='summary')}"
+    stale = STALE if any(results.stale.values()) else ""
+    return f"{legend}\n\n{table(header, rows, css='summary')}{stale}"
 
 
 def benchmark_tables(root: Path = ROOT) -> dict[str, str]:
@@ -242,9 +255,8 @@ def _benchmark(path: Path) -> str:
         ) from None
     header = list(found.rows[0])
     rows = [[row.get(name, "–") for name in header] for row in found.rows]
-    measured = "on {date}: {processor}, {device}, torch {torch}".format_map(
-        found.machine
-    )
+    on = found.machine
+    measured = f"on {on.date}: {on.processor}, {on.device}, torch {on.torch}"
     source = f"`benchmarks/{path.name.partition('.')[0]}.py`"
     return (
         f"~~~{{table}} {found.title}. Measured by {source} {measured}.\n"
@@ -267,6 +279,14 @@ def _badge(verdict: str, count: int | None = None) -> str:
     if count is not None:
         text = f"{count} [{verdict}]{{.visually-hidden}}"
     return f"[{text}]{{.verdict .{verdict.replace(' ', '-')}}}"
+
+
+def _took(record: Record) -> str:
+    """Return how long a chapter took, and its training where that was kept."""
+    took, minutes = record.provenance.seconds, record.numbers.get("minutes")
+    if minutes is None or minutes.value is None or 60 * minutes.value < took:
+        return _duration(took)
+    return f"{_duration(took)}, training {_duration(60 * minutes.value)}"
 
 
 def _duration(seconds: float) -> str:

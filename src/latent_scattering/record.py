@@ -5,13 +5,15 @@ Its stamp holds digests of the chapter's code, of the package modules it imports
 the run's parameters and of the pins in the lock; it is stale when one has changed.
 
 Command line: ``python -m latent_scattering.record execute RUN CHAPTER``, ``check``
-(fails on stale records) and ``refresh`` (carries changed prose into fresh records).
+(fails on stale and missing records) and ``refresh`` (carries changed prose into fresh
+records).
 """
 
 import argparse
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -22,11 +24,12 @@ import jupytext
 import nbformat
 import papermill
 import yaml
+from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillException, PapermillExecutionError
 from traitlets.config import Config
 
-from latent_scattering import digest, parameters, paths
+from latent_scattering import contents, digest, parameters, paths
 from latent_scattering.errors import ParameterError, UserError
 from latent_scattering.report import MIME
 
@@ -96,8 +99,13 @@ def execute(run: str, chapter: str) -> Path:
                 ),
             )
         except PapermillExecutionError as error:
+            what = f"{error.ename}: {error.evalue}"
+            if error.ename not in _own_errors(UserError):
+                what += f"; the traceback is in {_keep(taken, run, chapter)}"
+            raise ChapterError(f"{run}/{chapter}: {what}") from None
+        except DeadKernelError:
             raise ChapterError(
-                f"{run}/{chapter}: {error.ename}: {error.evalue}"
+                f"{run}/{chapter}: its process was killed; most often memory ran out"
             ) from None
         except PapermillException as error:
             raise ChapterError(f"{run}/{chapter}: {error}") from None
@@ -119,7 +127,8 @@ def freshness(run: str, chapter: str) -> list[str]:
     file = paths.BOOK / run / "results" / f"{chapter}.json"
     try:
         recorded = json.loads(file.read_text(encoding="utf-8"))["stamp"]
-    except (OSError, ValueError, KeyError):
+        recorded = dict(recorded)
+    except (OSError, ValueError, KeyError, TypeError):
         return ["no readable record"]
     now = stamp(run, chapter)
     return [part for part in now if recorded.get(part) != now[part]]
@@ -194,6 +203,20 @@ def stamp(run: str, chapter: str) -> dict[str, str]:
     }
 
 
+def _own_errors(error: type[UserError]) -> set[str]:
+    """Return the names of an error and of all that are derived from it."""
+    below = (_own_errors(each) for each in error.__subclasses__())
+    return {error.__name__}.union(*below)
+
+
+def _keep(notebook: Path, run: str, chapter: str) -> Path:
+    """Keep a notebook as far as it was executed; return where."""
+    kept = paths.ROOT / "build" / "failed" / run / f"{chapter}.ipynb"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(notebook, kept)
+    return kept
+
+
 def _results(notebook: NotebookNode) -> dict[str, Any]:
     for cell in reversed(notebook.cells):
         for output in cell.get("outputs", []):
@@ -249,7 +272,7 @@ def main() -> int:
     one = commands.add_parser("execute", help="execute a chapter and record it")
     one.add_argument("run")
     one.add_argument("chapter")
-    every = commands.add_parser("check", help="fail if a record is stale")
+    every = commands.add_parser("check", help="fail if a record is stale or missing")
     every.add_argument("--run", help="of this run alone")
     commands.add_parser("refresh", help="carry changed prose into fresh records")
     arguments = parser.parse_args()
@@ -272,15 +295,21 @@ def main() -> int:
 
 
 def _check(run: str | None) -> int:
+    if run is not None:
+        load_run(run)
     stale = 0
-    for name, chapter in recorded():
+    shown = [(name, chapter) for _, name, chapter in contents.listed(paths.ROOT)]
+    for name, chapter in dict.fromkeys([*shown, *recorded()]):
         if run in (None, name):
             reasons = freshness(name, chapter)
             stale += bool(reasons)
-            state = f"stale: changed {', '.join(reasons)}" if reasons else "fresh"
+            state = f"stale: {', '.join(reasons)}" if reasons else "fresh"
             print(f"{name}/{chapter}: {state}")
     if stale:
-        print(f"{stale} stale; `make run RUN=…` executes them again", file=sys.stderr)
+        print(
+            f"{stale} stale or missing; `make run RUN=…` executes them again",
+            file=sys.stderr,
+        )
     return int(stale > 0)
 
 

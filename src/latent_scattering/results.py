@@ -4,14 +4,14 @@
 executed; which records there are, and their order, is what ``_toc.yml`` lists.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from latent_scattering import contents
 from latent_scattering.errors import UserError
 from latent_scattering.paths import ROOT
 from latent_scattering.record import freshness
@@ -125,11 +125,13 @@ def read(root: Path = ROOT, *, freshness: Freshness = freshness) -> Results:
     ------
     PageError
         If a file is not what a chapter writes; the message names it.
+    ContentsError
+        As `contents.listed` does.
     """
     runs: dict[str, str] = {}
     listed = []
     records = {}
-    for caption, run, chapter in _contents(root / "_toc.yml"):
+    for caption, run, chapter in contents.listed(root):
         runs.setdefault(run, caption)
         listed.append((run, chapter))
         path = root / "book" / run / "results" / f"{chapter}.json"
@@ -137,23 +139,6 @@ def read(root: Path = ROOT, *, freshness: Freshness = freshness) -> Results:
             records[run, chapter] = _record(path, run, chapter)
     stale = {key: freshness(*key) for key in records}
     return Results(runs, listed, records, stale)
-
-
-def _contents(toc: Path) -> Iterable[tuple[str, str, str]]:
-    """Yield (the run's caption, run, chapter): the parts called "Run: …"."""
-    for part in yaml.safe_load(toc.read_text(encoding="utf8")).get("parts", []):
-        caption = part["caption"]
-        if not caption.startswith("Run: "):
-            continue
-        for entry in part["chapters"]:
-            match entry["file"].removesuffix(".ipynb").split("/"):
-                case ["book", run, chapter]:
-                    yield caption.removeprefix("Run: "), run, chapter
-                case _:
-                    raise PageError(
-                        f"{toc}: {entry['file']!r} stands in the part {caption!r}; "
-                        "only book/<run>/<chapter> may: move it to another part."
-                    )
 
 
 def _record(path: Path, run: str, chapter: str) -> Record:

@@ -209,7 +209,10 @@ class writing:
         full = isinstance(error, safetensors.SafetensorError) and "os error 28" in str(
             error
         )
-        refusals = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
+        refusals = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT}
+        name = getattr(error, "filename", None)
+        if isinstance(name, str) and self.folder.is_relative_to(name):
+            refusals |= {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}  # no folder there
         if full or (isinstance(error, OSError) and error.errno in refusals):
             what = "No space left on device" if full else os.strerror(error.errno)  # type: ignore[union-attr]
             raise ArtefactError(
