@@ -195,6 +195,7 @@ def test_psnr(dataset, train, test, level, gap):
 
 MODELS = ["N(0, I)", "τ N(0, I)", "norms of VAE", "permuted"]
 MODELS += ["VAE", "VAE, noise", "GAN"]
+MODELS += ["VAE, unwhitened", "variances alone", "GAN, unwhitened"]
 PLAIN = {"KD": 0.5, "Fréchet": 5.0, "precision": 0.5, "recall": 0.5}
 PLAIN |= {"confident": 0.5, "classes": 0.1}
 
@@ -223,6 +224,7 @@ def latents(n_images=1000, likelihood=(), seconds=(1, 1), **changed):
         times={model: [60 * m] * 3 for model, m in minutes.items()},
         PAPER={"VAE": (31, 9 * 60), "GAN": (30, 5 * 60)},
         train=range(n_images),
+        UNWHITENED=", unwhitened",
     )
 
 
@@ -277,6 +279,43 @@ def latents(n_images=1000, likelihood=(), seconds=(1, 1), **changed):
 )
 def test_latents(changed, claim, expected):
     assert latents(**changed)[f"latents-{claim}"] == expected
+
+
+@pytest.mark.parametrize(
+    ("changed", "claim", "expected"),
+    [
+        ({"VAE": {"KD": 0.4}}, "vae-better", PARTLY),
+        ({"VAE": {"Fréchet": 4.0}}, "vae-better", PARTLY),
+        ({"VAE": {"KD": 0.6}}, "vae-better", NOT),
+        ({"GAN": {"KD": 0.4}}, "gan-better", PARTLY),
+        ({"VAE": {"KD": 0.4}}, "gan-better", NOT),
+        ({"VAE": {"KD": 0.4}}, "vae-beats-gan", PARTLY),
+        ({"VAE": {"KD": 0.4}, "GAN": {"KD": 0.4}}, "vae-beats-gan", NOT),
+        ({"VAE": {"KD": 0.25}}, "overwhelming", PARTLY),
+        ({"GAN": {"KD": 0.39}}, "overwhelming", PARTLY),
+        ({"GAN": {"KD": 0.41}}, "overwhelming", NOT),
+        ({"GAN": {"recall": 0.24}}, "mode-collapse", PARTLY),
+        ({"GAN": {"recall": 0.4}}, "mode-collapse", PARTLY),
+        ({"GAN": {"recall": 0.4}, "VAE": {"recall": 0.4}}, "mode-collapse", NOT),
+        ({"VAE": {"KD": 0.3}}, "cause", PARTLY),
+        ({"VAE": {"precision": 0.6}}, "cause", UNTESTED),
+        ({"VAE": {"precision": 0.57}}, "realistic", PARTLY),
+        ({"VAE": {"precision": 0.55}}, "realistic", NOT),
+        ({"GAN": {"precision": 0.6}}, "consistent", PARTLY),
+        ({"GAN": {"precision": 0.6, "confident": 0.4}}, "consistent", NOT),
+    ],
+)
+def test_latents_before_whitening_are_partly_at_the_most(changed, claim, expected):
+    unwhitened = {f"{model}, unwhitened": values for model, values in changed.items()}
+    assert latents(**unwhitened)[f"latents-{claim}"] == expected
+
+
+@pytest.mark.parametrize(
+    ("rival", "expected"), [("variances alone", PARTLY), ("permuted", NOT)]
+)
+def test_what_explains_the_gain_before_whitening(rival, expected):
+    changed = {"VAE, unwhitened": {"KD": 0.3}, rival: {"KD": 0.2}}
+    assert latents(**changed)["latents-cause"] == expected
 
 
 SAME = np.zeros(5)
