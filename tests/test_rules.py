@@ -193,6 +193,40 @@ def test_psnr(dataset, train, test, level, gap):
         assert found["inversion-psnr"] == UNTESTED
 
 
+def told_by_norm(z):
+    """The accuracy by which the norm tells codes from white noise."""
+    rng = np.random.default_rng(0)
+    names = {"np": np, "pd": pd, "stats": stats, "rng": rng, "z_test": z}
+    cells = record.read_source("normality").cells
+    (source,) = (c.source for c in cells if "by_norm = pd.Series" in c.source)
+    exec(source, names | (found := {"n_components": z.shape[1]}), found)
+    return found["by_norm"]
+
+
+@pytest.mark.parametrize("spread", [0.2, 1.8])
+def test_norms_that_vary_otherwise_than_those_of_noise_tell(spread):
+    z = np.random.default_rng(1).standard_normal((2000, 64))
+    length = (z**2).sum(1, keepdims=True)
+    wanted = 64 + spread * (length - 64)  # their deviation is `spread` times as large
+    z *= np.sqrt(wanted.clip(1) / length)
+    # The best of all intervals: where one density is the larger.
+    grid = np.linspace(0, 200, 200_001)
+    noise = stats.chi2(64).pdf(grid)
+    theirs = stats.chi2(64).pdf((grid - 64) / spread + 64) / spread
+    best = 0.5 + np.trapezoid(np.abs(noise - theirs), grid) / 4
+    found = told_by_norm(z)
+    assert found.statistic == pytest.approx(best, abs=0.03)
+    assert found.low < best < found.high
+
+
+def test_the_interval_of_noise_holds_a_half():
+    rng, held = np.random.default_rng(1), 0
+    for _ in range(40):
+        found = told_by_norm(rng.standard_normal((200, 8)))
+        held += found.low <= 0.5 <= found.high
+    assert held >= 34  # of 40 trials with 95 %, fewer are had once in 1,000
+
+
 MODELS = ["N(0, I)", "τ N(0, I)", "norms of VAE", "permuted"]
 MODELS += ["VAE", "VAE, noise", "GAN"]
 MODELS += ["VAE, unwhitened", "variances alone", "GAN, unwhitened"]

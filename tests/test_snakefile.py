@@ -1,5 +1,6 @@
 """Snakemake knows all chapters, and executes them in an order that works."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +13,25 @@ WITH_LABELS = set(parameters.chapters()) - {"ablations"}
 IN_COLOUR = set(parameters.chapters()) - {"latents", "planar-flows", "timing"}
 
 
-def planned(tmp_path, *words):
-    """What Snakemake would do."""
-    snakemake = str(Path(sys.executable).with_name("snakemake"))
+def snakemake(tmp_path, *words, snakefile=paths.ROOT / "Snakefile", **environment):
+    """What Snakemake says."""
     command = [
-        *[snakemake, "--dry-run", "--nolock", "--directory", str(tmp_path)],
-        *["--snakefile", str(paths.ROOT / "Snakefile"), *words],
+        *[str(Path(sys.executable).with_name("snakemake")), "--nolock"],
+        *["--directory", str(tmp_path), "--snakefile", str(snakefile), *words],
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | environment,
+    )
     return done.stdout + done.stderr
+
+
+def planned(tmp_path, *words, **more):
+    """What Snakemake would do."""
+    return snakemake(tmp_path, "--dry-run", *words, **more)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +68,29 @@ def test_what_a_sweep_has_done_is_not_done_again(tmp_path):
     told = planned(tmp_path, "--rerun-triggers", "mtime", *words)
     assert "output: build/sweep/digits/3/timing.ipynb\n" in told
     assert "output: build/sweep/digits/3/scattering.ipynb\n" not in told
+
+
+def test_a_sweep_does_again_what_has_changed(tmp_path):
+    papermill = tmp_path / "bin" / "papermill"
+    papermill.parent.mkdir()
+    papermill.write_text("#!/bin/sh\nfor last; do :; done\ntouch $last\n")
+    papermill.chmod(0o755)
+    stamped = tmp_path / "Snakefile"
+    stamped.write_text(
+        f"""
+import os
+from latent_scattering import record
+record.stamp = lambda run, chapter: {{"code": os.environ["CODE"]}}
+include: {str(paths.ROOT / "Snakefile")!r}
+"""
+    )
+    made = "build/sweep/digits/3/scattering.ipynb"
+    words = ["--cores", "1", "--config", "run=digits", "seeds=3", "--", made]
+    path = f"{papermill.parent}{os.pathsep}{os.environ['PATH']}"
+    snakemake(tmp_path, *words, snakefile=stamped, PATH=path, CODE="old")
+    for code, again in {"old": False, "new": True}.items():
+        told = planned(tmp_path, *words, snakefile=stamped, CODE=code)
+        assert (f"output: {made}\n" in told) == again
 
 
 def test_a_chapter_whose_record_is_not_there_is_executed_again(tmp_path):
