@@ -196,11 +196,12 @@ def test_psnr(dataset, train, test, level, gap):
 def told_by_norm(z):
     """The accuracy by which the norm tells codes from white noise."""
     rng = np.random.default_rng(0)
-    names = {"np": np, "pd": pd, "stats": stats, "rng": rng, "z_test": z}
+    names = {"np": np, "pd": pd, "stats": stats, "rng": rng}
+    names |= {"z_test": z, "n_components": z.shape[1]}
     cells = record.read_source("normality").cells
     (source,) = (c.source for c in cells if "by_norm = pd.Series" in c.source)
-    exec(source, names | (found := {"n_components": z.shape[1]}), found)
-    return found["by_norm"]
+    exec(source, names)
+    return names["by_norm"]
 
 
 @pytest.mark.parametrize("spread", [0.2, 1.8])
@@ -224,7 +225,7 @@ def test_the_interval_of_noise_holds_a_half():
     for _ in range(40):
         found = told_by_norm(rng.standard_normal((200, 8)))
         held += found.low <= 0.5 <= found.high
-    assert held >= 34  # of 40 trials with 95 %, fewer are had once in 1,000
+    assert held >= 33  # of 40 trials with 95 %, fewer are had once in 1,400
 
 
 MODELS = ["N(0, I)", "τ N(0, I)", "norms of VAE", "permuted"]
