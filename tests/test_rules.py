@@ -681,8 +681,9 @@ def timing(
     **ahead,
 ):
     """Verdicts, where rivals take ten times (VAE) and a hundred times (GAN) as long."""
+    seeds = range(len(errors))
     cases = ["VAE of pixels", "GAN of pixels", "two stages, VAE"]
-    index = pd.MultiIndex.from_product([cases, range(3)], names=["name", "seed"])
+    index = pd.MultiIndex.from_product([cases, seeds], names=["name", "seed"])
     columns = ["KD", "Fréchet", "precision", "seconds"]
     scores = pd.DataFrame(1.0, index=index, columns=columns)
     scores.loc[cases[0], "seconds"] = own
@@ -694,7 +695,7 @@ def timing(
     ends = {
         (label, s): pd.DataFrame({"KD": [2.0, 1.0] if s < open_ends else [1.0, 2.0]})
         for label in labels
-        for s in range(3)
+        for s in seeds
     }
     rivals = rows.assign(family="VAE", table="paper")
     each = dict.fromkeys(labels, 1.0)
@@ -720,7 +721,7 @@ def timing(
         own_ratios=each,
         own_pays=each,
         rival_epochs=2,
-        seeds=range(3),
+        seeds=seeds,
         histories=ends,
         peak=1,
         HOUR=3600,
@@ -731,7 +732,6 @@ def timing(
         pixels_best=cases[0],
         codes_best=cases[2],
         ahead=lambda measure, sign: ahead.get(measure, False),
-        repeats=range(len(errors)),
         repeated={"inversion": errors},
         unlike_mean=2.0,
         falling=falling,
